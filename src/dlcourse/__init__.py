@@ -1,0 +1,62 @@
+"""A deep-learning course as experiments: tracked, compared, and honest about what was learned.
+
+Importing this package costs nothing: torch, Lightning and MLflow are loaded with the first name that needs them.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dlcourse.data import CourseData, Rows
+    from dlcourse.errors import CourseError, SettingsError
+    from dlcourse.experiment import Result, test, train
+    from dlcourse.learning import BinaryClassifier, Classifier, CourseModel, Regressor
+    from dlcourse.topics import Topic
+    from dlcourse.tracking import open_store
+    from dlcourse.trainer import make_trainer
+
+_HOMES = {
+    "BinaryClassifier": "learning",
+    "Classifier": "learning",
+    "CourseData": "data",
+    "CourseError": "errors",
+    "CourseModel": "learning",
+    "Regressor": "learning",
+    "Result": "experiment",
+    "Rows": "data",
+    "SettingsError": "errors",
+    "Topic": "topics",
+    "make_trainer": "trainer",
+    "open_store": "tracking",
+    "test": "experiment",
+    "train": "experiment",
+}
+
+__all__ = [
+    "BinaryClassifier",
+    "Classifier",
+    "CourseData",
+    "CourseError",
+    "CourseModel",
+    "Regressor",
+    "Result",
+    "Rows",
+    "SettingsError",
+    "Topic",
+    "make_trainer",
+    "open_store",
+    "test",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,8 @@
+"""``python -m dlcourse``: the same as the command ``dlcourse``."""
+
+import sys
+
+from dlcourse.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""What a model has to beat: predictors that take no gradient step.
+
+Each takes training inputs (N x features) and targets, and gives a function from inputs to outputs as a model would
+give them. They work on standardised inputs in float64.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Predictor = Callable[[Tensor], Tensor]
+Baseline = Callable[[Tensor, Tensor], Predictor]
+
+
+def mean(inputs: Tensor, targets: Tensor) -> Predictor:
+    """The training targets' mean, whatever the input."""
+    value = targets.double().mean(0)
+    return lambda rows: value.expand(len(rows), -1).float()
+
+
+def least_squares(inputs: Tensor, targets: Tensor) -> Predictor:
+    """The straight line of least squared error, in closed form: ``(X'X)^-1 X'y``."""
+    return _linear(inputs, targets, 0.0)
+
+
+def ridge(inputs: Tensor, targets: Tensor) -> Predictor:
+    """Ridge regression, ``(X'X + lambda I)^-1 X'y`` with lambda = 1 (Hoerl and Kennard 1970)."""
+    return _linear(inputs, targets, 1.0)
+
+
+def _linear(inputs: Tensor, targets: Tensor, penalty: float) -> Predictor:
+    """Least squares with a penalty on every weight but the bias; the shortest solution where there are several."""
+    inputs, targets = inputs.double().flatten(1), targets.double()
+    centre, level = inputs.mean(0), targets.mean(0)
+    deviation = inputs.std(0, correction=0)
+    deviation = torch.where(deviation > 0, deviation, 1.0)
+
+    def scaled(rows: Tensor) -> Tensor:
+        return (rows.double().flatten(1) - centre) / deviation
+
+    rows = scaled(inputs)
+    normal = rows.T @ rows + penalty * torch.eye(rows.shape[1], dtype=torch.float64)
+    weights = torch.linalg.pinv(normal, hermitian=True) @ rows.T @ (targets - level)
+    return lambda rows: (scaled(rows) @ weights + level).float()

@@ -1,0 +1,123 @@
+"""``dlcourse VERB TOPIC``. What needs no torch (help, versions, lists, mistakes) is answered without loading it."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from dlcourse import __version__, topics
+from dlcourse.errors import CourseError, SettingsError, suggestion
+
+VERBS = {
+    "train": "Train a topic's model, compare it with its baselines, and keep it all as a run.",
+    "test": "Measure a run's model, or a checkpoint, on its test rows once more.",
+    "topics": "List the topics.",
+    "ui": "Open MLflow's pages on the runs.",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns its exit status: 0 done, 1 failed, 2 not understood, 130 and 143 interrupted."""
+    verb, *flags = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("dlcourse").setLevel(logging.INFO)
+    try:
+        if verb in ("-h", "--help", "help"):
+            print(_help())
+        elif verb in ("-V", "--version", "version"):
+            print(f"dlcourse {__version__}")
+        elif verb not in VERBS:
+            known = suggestion(verb, VERBS) or f"; there are {', '.join(VERBS)}"
+            raise SettingsError(f"unknown verb {verb!r}{known}")
+        else:
+            commands: dict[str, Callable[[list[str]], int]] = {
+                "train": _train,
+                "test": _test,
+                "topics": _topics,
+                "ui": _ui,
+            }
+            return commands[verb](flags)
+    except CourseError as error:
+        print(f"dlcourse: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("dlcourse: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {verb:<8}{text}" for verb, text in VERBS.items())
+    return (
+        "usage: dlcourse VERB [TOPIC] [FLAGS]\n\n"
+        f"{verbs}\n\n{_topic_list()}\n\n"
+        "`dlcourse train TOPIC --help` tells every setting of a topic."
+    )
+
+
+def _topic_list() -> str:
+    titles = topics.titles()
+    width = max(map(len, titles))
+    return "\n".join(["topics:", *(f"  {name:<{width}}  {title}" for name, title in titles.items())])
+
+
+def _topics(flags: list[str]) -> int:
+    if flags:
+        raise SettingsError(f"dlcourse topics takes nothing more, and got {flags[0]!r}")
+    for name, title in topics.titles().items():
+        print(f"{name}\t{title}")
+    return 0
+
+
+def _topic(verb: str, flags: list[str]) -> tuple[topics.Topic | None, list[str]]:
+    """The topic that a command line names and the flags after it; None where help is all that is wanted."""
+    if not flags or flags[0].startswith("-"):
+        if flags and flags[0] in ("-h", "--help"):
+            print(f"usage: dlcourse {verb} TOPIC [FLAGS]\n\n{VERBS[verb]}\n\n{_topic_list()}")
+            return None, []
+        raise SettingsError(f"dlcourse {verb} needs a topic before its flags: one of {', '.join(topics.titles())}")
+    return topics.find(flags[0]), flags[1:]
+
+
+def _train(flags: list[str]) -> int:
+    topic, flags = _topic("train", flags)
+    if topic is None:
+        return 0
+    from dlcourse.experiment import train_from_flags
+    from dlcourse.tracking import Interrupted
+
+    as_json = "--json" in flags
+    try:
+        result = train_from_flags(topic, [flag for flag in flags if flag != "--json"])
+    except Interrupted as interrupted:
+        print(f"dlcourse: {interrupted.advice}", file=sys.stderr)
+        return 128 + interrupted.signum
+    print(result.card, file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    return 1 if result.verdict.headline == "diverged" else 0
+
+
+def _test(flags: list[str]) -> int:
+    topic, flags = _topic("test", flags)
+    if topic is None:
+        return 0
+    from dlcourse.experiment import test
+    from dlcourse.settings import OneLineParser
+
+    parser = OneLineParser(prog=f"dlcourse test {topic.name}")
+    parser.add_function_arguments(test, None, as_group=False, skip={"topic"})
+    asked = parser.parse_flags([flag for flag in flags if flag != "--json"])
+    metrics = test(topic, run=asked.run, checkpoint=asked.checkpoint)
+    print(json.dumps(metrics) if "--json" in flags else "\n".join(f"{n}  {v:.6g}" for n, v in metrics.items()))
+    return 0
+
+
+def _ui(flags: list[str]) -> int:
+    from dlcourse.settings import OneLineParser
+    from dlcourse.ui import ui
+
+    parser = OneLineParser(prog="dlcourse ui")
+    parser.add_function_arguments(ui, None, as_group=False)
+    asked = parser.parse_flags(flags)
+    return ui(host=asked.host, port=asked.port)

@@ -1,0 +1,237 @@
+"""Rows, and how they are split, scaled and dealt out in batches."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dlcourse.errors import SettingsError
+from dlcourse.ranges import Fraction, NonNegativeInt, PositiveInt
+
+Batch = tuple[Tensor, Tensor]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A data set in memory.
+
+    ``inputs`` is N x shape (float32, or uint8 for images). ``targets`` is N x columns in float32 for a regression, and
+    N class numbers in int64 where ``classes`` names the classes. ``source`` says where the rows come from.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    source: str
+    features: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of every input and target, in 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for tensor in (self.inputs, self.targets):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+        return digest.hexdigest()[:16]
+
+
+class CourseData(L.LightningDataModule, ABC):
+    """A topic's rows, split by a seed into training, validation and test rows that never overlap.
+
+    Args:
+        batch_size: Rows of a training batch.
+        val_fraction: Share of the rows to validate on; 0 for none, and then nothing stops a training early.
+        test_fraction: Share of the rows to test on, once, at the end; 0 for none.
+        split_seed: Seed of the split, apart from the training's, so that runs of several seeds share their rows.
+        standardize: Shift and scale each input to mean 0 and standard deviation 1, as measured on the training rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: PositiveInt = 32,
+        val_fraction: Fraction = 0.2,
+        test_fraction: Fraction = 0.2,
+        split_seed: NonNegativeInt = 0,
+        standardize: bool = True,
+    ) -> None:
+        super().__init__()
+        if val_fraction + test_fraction >= 1:
+            raise SettingsError(
+                f"--data.val_fraction {val_fraction} and --data.test_fraction {test_fraction} leave no row to train on: "
+                "their sum must stay below 1"
+            )
+        self.batch_size = batch_size
+        self.fractions = {"val": val_fraction, "test": test_fraction}
+        self.split_seed = split_seed
+        self.standardize = standardize
+        self.save_hyperparameters()
+
+    @abstractmethod
+    def load(self) -> Rows:
+        """Every row there is. Called once, after `prepare_data`."""
+
+    def questions(self) -> Tensor | None:
+        """Inputs, K x shape, whose answers a run gives beside its figures."""
+        return None
+
+    @cached_property
+    def rows(self) -> Rows:
+        return self.load()
+
+    @cached_property
+    def splits(self) -> dict[Split, Tensor]:
+        """The row numbers of each split, in ascending order."""
+        labels = self.rows.targets if self.rows.classes else torch.zeros(len(self.rows.targets), dtype=torch.int64)
+        return _split(labels.numpy(), self.fractions["val"], self.fractions["test"], self.split_seed)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the rows and their split: equal for two runs that saw the same rows in the same roles."""
+        digest = hashlib.sha256(self.rows.digest.encode())
+        for split in SPLITS:
+            digest.update(split.encode() + self.splits[split].numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def judged(self) -> Split:
+        """The split that a run is judged by: the test rows, and without any the rows it was trained on."""
+        return "test" if len(self.splits["test"]) else "train"
+
+    @property
+    def shape(self) -> list[int]:
+        """The shape of one input."""
+        return list(self.rows.inputs.shape[1:])
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model gives for one input: a column a target, or one a class (one for two classes)."""
+        classes = len(self.rows.classes)
+        return self.rows.targets.shape[1] if not classes else 1 if classes == 2 else classes
+
+    @cached_property
+    def scaling(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the training rows' inputs, by feature, or by channel for images."""
+        inputs = self.rows.inputs[self.splits["train"]].to(torch.float64)
+        over = [0, *range(2, inputs.ndim)]
+        mean, deviation = inputs.mean(over), inputs.std(over, correction=0)
+        if not self.standardize:
+            mean, deviation = torch.zeros_like(mean), torch.ones_like(deviation)
+        return mean.float(), torch.where(deviation > 0, deviation, 1.0).float()
+
+    def refit(self) -> None:
+        """Make training rows of the validation rows, once they have served to choose."""
+        train = torch.cat([self.splits["train"], self.splits["val"]]).sort().values
+        self.splits = {"train": train, "val": train[:0], "test": self.splits["test"]}
+        self.__dict__.pop("scaling", None)
+
+    def setup(self, stage: str) -> None:
+        _ = self.splits
+
+    def part(self, split: Split) -> "TensorRows":
+        return TensorRows(self.rows.inputs, self.rows.targets, self.splits[split])
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled batches, in an order that the global seed and the epoch alone decide."""
+        order = ShuffledOrder(len(self.splits["train"]), torch.initial_seed())
+        return DataLoader(
+            self.part("train"), self.batch_size, sampler=order, collate_fn=_as_is, generator=torch.Generator()
+        )
+
+    def ordered(self, split: Split) -> DataLoader[Batch]:
+        """The rows of a split in their own order, for measuring."""
+        return DataLoader(
+            self.part(split), max(self.batch_size, 1024), collate_fn=_as_is, generator=torch.Generator()
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        return self.ordered("val") if len(self.splits["val"]) else []
+
+    def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        return self.ordered("test") if len(self.splits["test"]) else []
+
+
+class TensorRows(Dataset[Batch]):
+    """Rows that are fetched a batch at a time: one indexing of a tensor, not one call a row."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor, rows: Tensor) -> None:
+        self.inputs, self.targets, self.rows = inputs, targets, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> Batch:
+        row = self.rows[place]
+        return self.inputs[row], self.targets[row]
+
+    def __getitems__(self, places: list[int]) -> Batch:
+        rows = self.rows[places]
+        return self.inputs[rows], self.targets[rows]
+
+
+class ShuffledOrder(Sampler[int]):
+    """A random order that is a function of seed and epoch, so that a resumed training sees what it would have seen."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+        return iter(torch.randperm(self.length, generator=generator).tolist())
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """One seed from two numbers, without seed 0's epoch 1 being seed 1's epoch 0."""
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _split(labels: np.ndarray[Any, Any], val: float, test: float, seed: int) -> dict[Split, Tensor]:
+    """Each class is shared out by the fractions, to within one row a class and half a row in all."""
+    generator = np.random.default_rng(seed)
+    members = [generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    sizes = np.array([len(rows) for rows in members])
+    tests = _share(sizes, test, sizes, "test_fraction")
+    vals = _share(sizes, val, sizes - tests, "val_fraction")
+    parts = {
+        "test": [rows[:k] for rows, k in zip(members, tests, strict=True)],
+        "val": [rows[k : k + n] for rows, k, n in zip(members, tests, vals, strict=True)],
+        "train": [rows[k + n :] for rows, k, n in zip(members, tests, vals, strict=True)],
+    }
+    return {split: torch.from_numpy(np.sort(np.concatenate(parts[split]))) for split in SPLITS}
+
+
+def _share(
+    sizes: np.ndarray[Any, Any], fraction: float, left: np.ndarray[Any, Any], flag: str
+) -> np.ndarray[Any, Any]:
+    """How many rows of each class: rounded down, then up where most was cut off, until the whole fits."""
+    exact = sizes * fraction
+    counts = np.floor(exact).astype(int)
+    missing = round(sizes.sum() * fraction) - counts.sum()
+    for place in np.argsort(counts - exact, kind="stable")[: max(missing, 0)]:
+        counts[place] += 1
+    counts = np.minimum(counts, left)
+    if fraction and not counts.sum():
+        raise SettingsError(f"--data.{flag} {fraction} of {sizes.sum()} rows is none: raise it, or set it to 0")
+    return counts

@@ -1,0 +1,129 @@
+"""From the trained module to a model in MLflow, and back, verified.
+
+The model is a program of `torch.export` (format pt2): it takes raw inputs, needs torch alone, and runs no pickled code.
+"""
+
+import importlib.metadata
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mlflow.pytorch
+import numpy as np
+import torch
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+from torch import Tensor, nn
+
+from dlcourse.data import CourseData
+from dlcourse.errors import CourseError, one_line
+from dlcourse.learning import CourseModel
+from dlcourse.topics import Topic
+from dlcourse.tracking import Run, Store
+
+
+class Answers(nn.Module):
+    """What is exported: raw inputs to predictions (values, or probabilities)."""
+
+    def __init__(self, model: CourseModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.model.predictions(self.model(inputs))
+
+
+def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:
+    """Put the model into the store, load it from there, and compare what it says of ``inputs`` with what it said.
+
+    Args:
+        run: The run the model comes from.
+        model: The module with the weights to keep.
+        inputs: Rows of the data, N x shape with N >= 2 (one row would fix the batch size).
+        epoch: The epoch that the weights come from.
+
+    Returns:
+        The model's URI, ``models:/...``.
+
+    Raises:
+        CourseError: The loaded model says something else; it is then marked as failed in the store.
+    """
+    client = run.store.client
+    inputs = inputs if len(inputs) > 1 else inputs.repeat(2, *[1] * (inputs.ndim - 1))
+    model = model.cpu().eval()
+    model.trainer = None  # type: ignore[assignment]  # no part of what is exported
+    answers = Answers(model).eval()
+    with torch.no_grad():
+        expected = answers(inputs)
+    logged = client.create_logged_model(run.experiment_id, "model", source_run_id=run.run_id, model_type="pytorch")
+    client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, epoch)])
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) / "model"
+            mlflow.pytorch.save_model(
+                answers,
+                str(place),
+                mlflow_model=Model(run_id=run.run_id, model_id=logged.model_id),
+                signature=ModelSignature(_schema(inputs), _schema(expected)),
+                input_example=inputs[:2].numpy(),
+                pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in ("mlflow", "torch", "numpy")],
+                serialization_format="pt2",
+            )
+            client.log_model_artifacts(logged.model_id, str(place))
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+        with torch.no_grad():
+            loaded = load_model(run.store, logged.model_id)(inputs)
+        if not torch.allclose(loaded, expected, rtol=1e-4, atol=1e-5):
+            worst = float((loaded - expected).abs().max())
+            raise CourseError(f"the model loaded back from {run.store.shown} differs by up to {worst:.3g}")
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
+        raise
+    return f"models:/{logged.model_id}"
+
+
+def load_model(store: Store, model_id: str) -> nn.Module:
+    """A model of the store, as MLflow gives it to anyone."""
+    place = store.client.get_logged_model(model_id).artifact_location
+    with tempfile.TemporaryDirectory() as folder:
+        local = mlflow.artifacts.download_artifacts(place, dst_path=folder, tracking_uri=store.uri)
+        module: nn.Module = mlflow.pytorch.load_model(local)
+    return module
+
+
+def _schema(values: Tensor) -> Schema:
+    return Schema([TensorSpec(np.dtype(str(values.dtype).removeprefix("torch.")), (-1, *values.shape[1:]))])
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a Lightning checkpoint, read without running any code that it may hold.
+
+    Raises:
+        CourseError: There is no such file, or it is no checkpoint.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CourseError(f"there is no checkpoint {path}") from error
+    except Exception as error:  # torch.load raises a dozen kinds for a file that is cut off or something else
+        raise CourseError(f"{path} is no checkpoint, or a damaged one: {one_line(error)[:120]}") from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise CourseError(f"{path} is no Lightning checkpoint: it has no state_dict")
+    return content
+
+
+def load_checkpoint(topic: Topic, path: Path) -> tuple[CourseModel, CourseData]:
+    """Model (with its weights) and data (not set up yet) of a checkpoint.
+
+    Raises:
+        CourseError: The file is no checkpoint of this topic.
+    """
+    content = read_checkpoint(path)
+    try:
+        model = topic.model(**content["hyper_parameters"])
+        model.load_state_dict(content["state_dict"])
+        data = topic.data(**content["datamodule_hyper_parameters"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CourseError(f"{path} is no checkpoint of {topic.name}: {one_line(error)[:120]}") from error
+    return model.eval(), data

@@ -1,0 +1,219 @@
+"""Models: one step behind the three stages, metrics, optimiser and schedule."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import lr_scheduler
+from torchmetrics import Accuracy, MeanAbsoluteError, MeanMetric, MeanSquaredError, MetricCollection
+from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
+
+from dlcourse.data import Batch, CourseData, Split
+from dlcourse.ranges import NonNegativeFloat, PositiveFloat
+
+
+class CourseModel(L.LightningModule, ABC):
+    """A network with its loss, metrics, optimiser and schedule.
+
+    The positional arguments come from the data; what follows the star are the settings. A subclass builds
+    ``self.network``, which gets standardised inputs (N x shape) and gives N x outputs.
+
+    Args:
+        shape: Shape of one input, as ``data.shape`` gives it.
+        outputs: Numbers the network gives for one input, as ``data.outputs`` gives it.
+        optimizer: Stochastic gradient descent, Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019).
+        lr: Learning rate.
+        momentum: Momentum of SGD; Adam and AdamW have their own.
+        weight_decay: L2 penalty; decoupled from the gradient in AdamW.
+        schedule: Learning rate over the training: constant, a half cosine down to 0, or up and down (one_cycle,
+            Smith and Topin 2018).
+    """
+
+    network: nn.Module
+    headline: str
+    """The one of `row_scores` that a run's result is reported in."""
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        outputs: int,
+        *,
+        optimizer: Literal["sgd", "adam", "adamw"] = "sgd",
+        lr: PositiveFloat = 0.01,
+        momentum: NonNegativeFloat = 0.0,
+        weight_decay: NonNegativeFloat = 0.0,
+        schedule: Literal["constant", "cosine", "one_cycle"] = "constant",
+    ) -> None:
+        super().__init__()
+        self.shape, self.outputs = list(shape), outputs
+        self.optimizer, self.lr, self.momentum, self.weight_decay = optimizer, lr, momentum, weight_decay
+        self.schedule = schedule
+        self.save_hyperparameters()
+        scaling_shape = [shape[0], *(1 for _ in shape[1:])]
+        self.input_mean: Tensor
+        self.input_deviation: Tensor
+        self.register_buffer("input_mean", torch.zeros(scaling_shape))
+        self.register_buffer("input_deviation", torch.ones(scaling_shape))
+        collection = MetricCollection({"loss": MeanMetric(nan_strategy="disable"), **self.metrics()}, compute_groups=False)
+        self.train_metrics = collection.clone("train/")
+        self.val_metrics = collection.clone("val/")
+        self.test_metrics = collection.clone("test/")
+
+    @abstractmethod
+    def metrics(self) -> dict[str, Any]:
+        """The torchmetrics to be kept beside the loss, by name; each takes (predictions, targets)."""
+
+    @abstractmethod
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """What a user wants: a regression's values, a classifier's probabilities."""
+
+    @abstractmethod
+    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each row, N; their mean is what is minimised."""
+
+    @abstractmethod
+    def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Metrics that are means over rows, before the mean: the N values whose spread gives a standard error."""
+
+    def set_scaling(self, mean: Tensor, deviation: Tensor) -> None:
+        """Standardise inputs by these from now on; kept with the weights, so that a model takes raw inputs."""
+        self.input_mean.copy_(mean.view_as(self.input_mean))
+        self.input_deviation.copy_(deviation.view_as(self.input_deviation))
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and isinstance(data, CourseData):
+            self.set_scaling(*data.scaling)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Raw inputs, N x shape, to the network's outputs, N x outputs."""
+        outputs: Tensor = self.network((inputs.to(self.input_mean.dtype) - self.input_mean) / self.input_deviation)
+        return outputs
+
+    def metric_names(self, split: Split) -> list[str]:
+        """What a training logs for a split: ``val/loss`` and so on."""
+        return [f"{split}/{name}" for name in ("loss", *self.metrics())]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._run_on_batch(batch, self.train_metrics)[0]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._run_on_batch(batch, self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._run_on_batch(batch, self.test_metrics)[1]
+
+    def _run_on_batch(self, batch: Batch, metrics: MetricCollection) -> tuple[Tensor, Tensor]:
+        """The batch's mean loss and its outputs; the metrics are counted on the device, without waiting for it."""
+        inputs, targets = batch
+        outputs = self(inputs)
+        loss = self.row_losses(outputs, targets).mean()
+        measured = outputs.detach().float()
+        predictions = self.predictions(measured)
+        for name, metric in metrics.items(keep_base=True):
+            if name == "loss":
+                metric.update(loss.detach(), weight=len(targets))
+            else:
+                metric.update(predictions, targets)
+        return loss, measured
+
+    def on_train_epoch_end(self) -> None:
+        self._log(self.train_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log(self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self._log(self.test_metrics)
+
+    def _log(self, metrics: MetricCollection) -> None:
+        self.log_dict(metrics.compute())
+        metrics.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer: torch.optim.Optimizer
+        if self.optimizer == "sgd":
+            optimizer = torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay)
+        else:
+            kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+            optimizer = kind(parameters, self.lr, weight_decay=self.weight_decay)
+        if self.schedule == "constant":
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule: lr_scheduler.LRScheduler
+        if self.schedule == "cosine":
+            schedule = lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        else:
+            schedule = lr_scheduler.OneCycleLR(optimizer, max_lr=self.lr, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Regressor(CourseModel, ABC):
+    """A model whose answers are numbers in the target's own unit, N x columns.
+
+    Args:
+        loss: Squared error, or absolute error, which outliers pull at less.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], outputs: int, *, loss: Literal["mse", "mae"] = "mse", **settings: Any
+    ) -> None:
+        super().__init__(shape, outputs, **settings)
+        self.loss = self.headline = loss
+
+    def metrics(self) -> dict[str, Any]:
+        return {"mse": MeanSquaredError(), "mae": MeanAbsoluteError()}
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        errors = F.mse_loss if self.loss == "mse" else F.l1_loss
+        return errors(outputs, targets, reduction="none").mean(1)
+
+    def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {"mse": (outputs - targets).square().mean(1), "mae": (outputs - targets).abs().mean(1)}
+
+
+class BinaryClassifier(CourseModel, ABC):
+    """A model of two classes: outputs are N x 1 logits, predictions N probabilities of class 1."""
+
+    headline = "accuracy"
+
+    def metrics(self) -> dict[str, Any]:
+        return {"accuracy": BinaryAccuracy(), "auroc": BinaryAUROC(thresholds=1001)}
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.squeeze(1).sigmoid()
+
+    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs.squeeze(1), targets.to(outputs.dtype), reduction="none")
+
+    def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        right = (outputs.squeeze(1) > 0) == targets.bool()
+        return {"accuracy": right.float(), "log_loss": self.row_losses(outputs, targets)}
+
+
+class Classifier(CourseModel, ABC):
+    """A model of three classes or more: outputs are N x classes logits, predictions their softmax."""
+
+    headline = "accuracy"
+
+    def metrics(self) -> dict[str, Any]:
+        return {"accuracy": Accuracy(task="multiclass", num_classes=self.outputs)}
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(1)
+
+    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, reduction="none")
+
+    def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        right = outputs.argmax(1) == targets
+        return {"accuracy": right.float(), "log_loss": self.row_losses(outputs, targets)}

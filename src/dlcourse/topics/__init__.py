@@ -1,0 +1,104 @@
+"""The topics: what each is called, and where it is.
+
+A topic is one file with one ``Topic(...)`` at module level: in this folder, or anywhere else under the entry-point
+group ``dlcourse.topics``. Names and titles are read from the source, so that listing them loads no library.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dlcourse.errors import CourseError, SettingsError, suggestion
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from dlcourse.baselines import Baseline
+    from dlcourse.data import CourseData
+    from dlcourse.evaluating import Evaluation
+    from dlcourse.learning import CourseModel
+
+    Picture = Callable[[CourseModel, CourseData, Evaluation], Figure]
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What an experiment needs to know of its subject.
+
+    ``name`` and ``title`` are written as plain strings. The first baseline is the trivial one (mean, majority): a model
+    has learned something if it beats that one. The others are what it has to be better than to be worth its trouble.
+    """
+
+    name: str
+    title: str
+    data: type[CourseData]
+    model: type[CourseModel]
+    baselines: Mapping[str, Baseline]
+    monitor: str = "val/loss"
+    mode: Literal["min", "max"] = "min"
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the Trainer in which this topic's default experiment differs from ``make_trainer``'s defaults."""
+
+
+def titles() -> dict[str, str]:
+    """Every topic's name and title, in alphabetical order."""
+    found = {}
+    for name, source in sorted(_sources().items()):
+        path = source if isinstance(source, Path) else _file_of(source)
+        found[name] = _declared(path).get("title", "") if path else ""
+    return found
+
+
+def find(name: str) -> Topic:
+    """The topic of that name; raises `SettingsError` with the nearest name where there is none."""
+    sources = _sources()
+    if name not in sources:
+        known = suggestion(name, sources) or f"; there are {', '.join(sorted(sources))}"
+        raise SettingsError(f"no topic is called {name!r}{known}")
+    source = sources[name]
+    if isinstance(source, Path):
+        module = importlib.import_module(f"{__name__}.{source.stem}")
+        topic = next(value for value in vars(module).values() if isinstance(value, Topic))
+    else:
+        try:
+            topic = source.load()
+        except (ImportError, AttributeError) as error:
+            raise CourseError(f"topic {name!r} ({source.value}) cannot be loaded: {error}") from error
+        if not isinstance(topic, Topic):
+            raise CourseError(f"topic {name!r}: {source.value} is no Topic but a {type(topic).__name__}")
+    if topic.name != name:
+        raise CourseError(f"topic {name!r} calls itself {topic.name!r}: give both the same name")
+    return topic
+
+
+def _sources() -> dict[str, Path | EntryPoint]:
+    own = {path.stem.replace("_", "-"): path for path in Path(__file__).parent.glob("[!_]*.py")}
+    return own | {entry.name: entry for entry in entry_points(group="dlcourse.topics")}
+
+
+def _file_of(entry: EntryPoint) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(entry.module)
+    except ImportError:
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+def _declared(path: Path) -> dict[str, str]:
+    """The string arguments of the file's ``Topic(...)``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Topic":
+            return {
+                argument.arg: argument.value.value
+                for argument in node.keywords
+                if argument.arg and isinstance(argument.value, ast.Constant) and isinstance(argument.value.value, str)
+            }
+    return {}

@@ -1,0 +1,86 @@
+"""Height and weight: a straight line through points, by gradient descent."""
+
+from typing import Any, Literal
+
+import torch
+from matplotlib.figure import Figure
+from sklearn.datasets import make_regression
+from torch import Tensor, nn
+
+from dlcourse import baselines, figures
+from dlcourse.data import CourseData, Rows
+from dlcourse.evaluating import Evaluation
+from dlcourse.learning import CourseModel, Regressor
+from dlcourse.topics import Topic
+
+HEIGHTS = [160.0, 166.0, 172.0, 174.0, 180.0]
+WEIGHTS = [56.3, 60.6, 65.1, 68.5, 75.0]
+SLOPE_OF_MAKE_REGRESSION = 42.38550485581797
+INTERCEPT_OF_MAKE_REGRESSION = 1.5
+
+
+class HeightWeightData(CourseData):
+    """One height a row, and the weight that goes with it.
+
+    Args:
+        source: make_regression is 100 points about a known line, from scikit-learn; table is the course's five rows in
+            centimetres and kilograms.
+        ask: Heights whose weights the run answers, in the source's unit; without any, table answers its own open
+            question, 176 cm.
+    """
+
+    def __init__(
+        self, *, source: Literal["make_regression", "table"] = "make_regression", ask: list[float] | None = None,
+        **settings: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(**settings)
+        self.source = source
+        self.ask = ask if ask is not None else [176.0] if source == "table" else []
+
+    def load(self) -> Rows:
+        if self.source == "table":
+            heights, weights = torch.tensor(HEIGHTS), torch.tensor(WEIGHTS)
+            return Rows(heights[:, None], weights[:, None], "the course's table", ("height in cm",), ("weight in kg",))
+        points, values, slope = make_regression(
+            n_samples=100, n_features=1, noise=10, bias=INTERCEPT_OF_MAKE_REGRESSION, coef=True, random_state=0
+        )
+        assert abs(float(slope) - SLOPE_OF_MAKE_REGRESSION) < 1e-9, "scikit-learn's make_regression has changed"
+        return Rows(
+            torch.from_numpy(points).float(),
+            torch.from_numpy(values).float()[:, None],
+            "scikit-learn's make_regression",
+            ("height",),
+            ("weight",),
+        )
+
+    def questions(self) -> Tensor | None:
+        return torch.tensor(self.ask)[:, None] if self.ask else None
+
+
+class Line(Regressor):
+    """weight = slope * height + intercept."""
+
+    def __init__(self, shape: list[int], outputs: int, **settings: Any) -> None:
+        super().__init__(shape, outputs, **settings)
+        self.network = nn.Linear(shape[0], outputs)
+
+
+def fitted_line(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    """The points with the fitted line, the least-squares line and, where it is known, the true one."""
+    train = data.rows.inputs[data.splits["train"]], data.rows.targets[data.splits["train"]]
+    lines = {"fitted by gradient descent": model, "least squares": baselines.least_squares(*train)}
+    if isinstance(data, HeightWeightData) and data.source == "make_regression":
+        lines["true"] = lambda rows: SLOPE_OF_MAKE_REGRESSION * rows + INTERCEPT_OF_MAKE_REGRESSION
+    return figures.lines_through_points(data, lines)
+
+
+TOPIC = Topic(
+    name="height-weight",
+    title="Height and weight: a straight line through points",
+    data=HeightWeightData,
+    model=Line,
+    baselines={"mean": baselines.mean, "least-squares": baselines.least_squares, "ridge": baselines.ridge},
+    pictures={"fitted-line": fitted_line},
+    # bfloat16 holds three digits: too few for a comparison with least squares.
+    trainer={"precision": "32-true"},
+)

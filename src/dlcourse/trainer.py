@@ -1,0 +1,303 @@
+"""The one place where a Trainer is made."""
+
+import logging
+import math
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from tqdm.auto import tqdm
+
+from dlcourse.data import epoch_seed
+from dlcourse.errors import SettingsError, one_line
+from dlcourse.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
+
+log = logging.getLogger(__name__)
+
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true"]
+
+
+def make_trainer(
+    *,
+    max_epochs: PositiveInt = 100,
+    patience: PositiveInt | None = 10,
+    min_delta: NonNegativeFloat = 0.0,
+    accelerator: Accelerator = "auto",
+    devices: PositiveInt | Literal["auto"] = 1,
+    strategy: str = "auto",
+    num_nodes: PositiveInt = 1,
+    precision: Precision = "auto",
+    gradient_clip_val: PositiveFloat | None = None,
+    deterministic: bool = True,
+    limit_batches: PositiveInt | None = None,
+    fast_dev_run: bool = False,
+    monitor: str | None = None,
+    mode: Literal["min", "max"] = "min",
+    folder: Path | str | None = None,
+    logger: Logger | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> L.Trainer:
+    """A Trainer for any LightningModule: hardware chosen, early stopping, best and last checkpoint, repeatable by a seed.
+
+    Args:
+        max_epochs: Epochs at the most.
+        patience: Epochs without improvement of the monitored metric before training stops; null never stops it.
+        min_delta: What counts as an improvement, in the metric's unit.
+        accelerator: Where to train; auto takes a GPU (CUDA, then MPS) before the CPU.
+        devices: How many devices; the batch size is each device's own, so that more than one must be asked for.
+        strategy: Lightning's name of how devices share the work, such as ddp.
+        num_nodes: Machines that train together.
+        precision: auto is bf16-mixed on a CUDA GPU that has it, else 32-true.
+        gradient_clip_val: Largest norm of the gradient; null for no clipping.
+        deterministic: Only algorithms that give the same result each time, which costs speed on a GPU.
+        limit_batches: Use only so many batches of each split, to try a thing out.
+        fast_dev_run: One batch of each split and no more: does it run at all?
+        monitor: The metric that early stopping and the best checkpoint go by; without one there is neither.
+        mode: Whether the monitored metric is to fall (min) or to rise (max).
+        folder: Where ``best.ckpt`` and ``last.ckpt`` are kept; without one there are no checkpoints.
+        logger: Lightning's logger, or none.
+        callbacks: Further callbacks.
+
+    Raises:
+        SettingsError: The accelerator or so many devices are not there, or settings contradict each other.
+    """
+    _quiet()
+    accelerator = choose_accelerator(accelerator)
+    keep: list[Callback] = []
+    if monitor and patience:
+        keep.append(
+            EarlyStopping(monitor, min_delta, patience, mode=mode, check_on_train_epoch_end=True, check_finite=False)
+        )
+    if folder and not fast_dev_run:
+        if monitor:
+            keep.append(KeptCheckpoint(folder, "best", monitor=monitor, mode=mode))
+        keep.append(KeptCheckpoint(folder, "last"))
+    own: list[Callback] = [EpochSeeds(), Divergence(), EpochFigures(), Progress()]
+    try:
+        return L.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            strategy=strategy,
+            num_nodes=num_nodes,
+            precision=choose_precision(precision, accelerator),
+            logger=logger or False,
+            callbacks=[*own, *keep, *callbacks],
+            fast_dev_run=fast_dev_run,
+            max_epochs=max_epochs,
+            limit_train_batches=limit_batches,
+            limit_val_batches=limit_batches,
+            limit_test_batches=limit_batches,
+            gradient_clip_val=gradient_clip_val,
+            deterministic=deterministic,
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in (*keep, *callbacks)),
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise SettingsError(f"the Trainer cannot be made: {one_line(error)}") from error
+
+
+def choose_accelerator(wanted: Accelerator) -> Literal["cpu", "cuda", "mps"]:
+    """The accelerator meant; raises `SettingsError` where the one asked for is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted in ("auto", "gpu"):
+        found = next(name for name, is_there in there.items() if is_there)
+        if wanted == "auto" or found != "cpu":
+            return cast(Literal["cpu", "cuda", "mps"], found)
+    elif there[wanted]:
+        return cast(Literal["cpu", "cuda", "mps"], wanted)
+    why = "PyTorch finds no such device"
+    if wanted != "mps" and torch.version.cuda is None:
+        why = "this PyTorch is built without CUDA"
+    raise SettingsError(f"--trainer.accelerator {wanted} is not there ({why}): use auto or cpu")
+
+
+def choose_precision(wanted: Precision, accelerator: str) -> Any:
+    """Lightning's precision for what was asked; says so in one line where the hardware forces another."""
+    has_bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted == "auto":
+        return "bf16-mixed" if has_bf16 else "32-true"
+    fallback = None
+    if wanted == "16-mixed" and accelerator == "cpu":
+        fallback = "bf16-mixed"
+    elif wanted.startswith("bf16") and accelerator == "cuda" and not has_bf16:
+        fallback = "16-mixed"
+    elif wanted == "64-true" and accelerator == "mps":
+        fallback = "32-true"
+    if fallback:
+        log.warning("--trainer.precision %s is not to be had on this %s: using %s", wanted, accelerator, fallback)
+    return fallback or wanted
+
+
+def _quiet() -> None:
+    """Lightning's announcements say nothing that the run's own lines do not."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for reason in (
+        "does not have many workers",  # rows are in memory: a worker process would only copy them
+        "GPU available but not used",  # whoever sets the accelerator to cpu knows
+        "Checkpoint directory .* exists and is not empty",  # a resumed run starts with copies of its checkpoints
+        "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning's own call
+    ):
+        warnings.filterwarnings("ignore", f".*{reason}")
+
+
+class EpochSeeds(Callback):
+    """Seed every epoch anew, from the run's seed and the epoch: a resumed run draws what it would have drawn."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seed = torch.initial_seed()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch))
+
+
+class KeptCheckpoint(ModelCheckpoint):
+    """One file that always holds the newest state, or with ``monitor`` the best one."""
+
+    def __init__(
+        self, folder: Path | str, filename: str, *, monitor: str | None = None, mode: Literal["min", "max"] = "min"
+    ) -> None:
+        super().__init__(
+            folder,
+            filename,
+            monitor=monitor,
+            mode=mode,
+            save_top_k=1,
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+    @property
+    def path(self) -> Path:
+        return Path(str(self.dirpath)) / f"{self.filename}.ckpt"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A resumed run keeps its own files: what the state says of the old run's folder holds for the new one's."""
+        here = str(self.path)
+        paths = {"best_model_path": here, "kth_best_model_path": here, "last_model_path": ""}
+        scores = {here: score for score in state_dict["best_k_models"].values()}
+        super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": scores})
+
+
+class Divergence(Callback):
+    """Stop when an epoch's loss is no number any more, or a million times the first one's: nothing better can come.
+
+    ``epoch`` then says which epoch it was, counted from 0, and ``loss`` what its loss was.
+    """
+
+    def __init__(self) -> None:
+        self.epoch: int | None = None
+        self.loss = self.first = float("nan")
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.sum, self.steps = torch.zeros((), device=pl_module.device), 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if outputs is not None:
+            self.sum += outputs["loss"] if isinstance(outputs, dict) else outputs
+            self.steps += 1
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.steps:
+            return
+        self.loss = float(self.sum) / self.steps
+        if math.isnan(self.first):
+            self.first = self.loss
+        if not abs(self.loss) <= 1e6 * max(abs(self.first), 1e-30) or math.isinf(self.loss):
+            self.epoch = trainer.current_epoch
+            trainer.should_stop = True
+
+
+class EpochFigures(Callback):
+    """Log each epoch's learning rate, and rows trained on a second where batches are (inputs, targets)."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started, self.seconds, self.rows = time.perf_counter(), 0.0, 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if isinstance(batch, (tuple, list)):
+            self.rows += len(batch[0])
+        if trainer.is_last_batch:
+            if pl_module.device.type == "cuda":
+                torch.cuda.synchronize(pl_module.device)
+            self.seconds = time.perf_counter() - self.started
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        figures = {}
+        if trainer.optimizers:
+            figures["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        if self.rows and self.seconds:
+            figures["samples_per_second"] = self.rows * trainer.world_size / self.seconds
+        pl_module.log_dict(figures)
+
+
+class Progress(ProgressBar):
+    """On a terminal a bar over the whole training with the time that is left; elsewhere one line an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bar: tqdm[Any] | None = None
+        self.shown = True
+
+    def disable(self) -> None:
+        self.shown = False
+
+    def enable(self) -> None:
+        self.shown = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.said = trainer.current_epoch
+        if self.shown and sys.stderr.isatty():
+            batches = int(trainer.num_training_batches)
+            total = batches * (trainer.max_epochs or 0)
+            start = batches * trainer.current_epoch
+            self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, leave=False)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._say(trainer, trainer.current_epoch)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._say(trainer, trainer.current_epoch)
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _say(self, trainer: L.Trainer, epochs: int) -> None:
+        """Tell of the epoch that is over. Its metrics are all there only when the next one starts."""
+        if not self.shown or epochs == self.said:
+            return
+        self.said = epochs
+        metrics = trainer.callback_metrics
+        losses = "  ".join(f"{name} {float(metrics[name]):.5g}" for name in ("train/loss", "val/loss") if name in metrics)
+        if self.bar is None:
+            log.info("epoch %*d/%s  %s", len(str(trainer.max_epochs)), epochs, trainer.max_epochs, losses)
+        else:
+            self.bar.set_description(f"epoch {epochs}/{trainer.max_epochs}", refresh=False)
+            self.bar.set_postfix_str(losses, refresh=False)
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
