@@ -90,7 +90,8 @@ def _train(flags: list[str]) -> int:
     try:
         result = train_from_flags(topic, [flag for flag in flags if flag != "--json"])
     except Interrupted as interrupted:
-        print(f"dlcourse: {interrupted.advice}", file=sys.stderr)
+        carry_on = f"; carry on with --resume {interrupted.run_id}" if interrupted.run_id else ""
+        print(f"dlcourse: stopped by {interrupted}{carry_on}", file=sys.stderr)
         return 128 + interrupted.signum
     print(result.card, file=sys.stderr if as_json else sys.stdout)
     if as_json:

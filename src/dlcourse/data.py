@@ -42,7 +42,7 @@ class Rows:
         digest = hashlib.sha256()
         for tensor in (self.inputs, self.targets):
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+            digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -69,8 +69,8 @@ class CourseData(L.LightningDataModule, ABC):
         super().__init__()
         if val_fraction + test_fraction >= 1:
             raise SettingsError(
-                f"--data.val_fraction {val_fraction} and --data.test_fraction {test_fraction} leave no row to train on: "
-                "their sum must stay below 1"
+                f"--data.val_fraction {val_fraction} and --data.test_fraction {test_fraction} leave no row to "
+                "train on: their sum must stay below 1"
             )
         self.batch_size = batch_size
         self.fractions = {"val": val_fraction, "test": test_fraction}
@@ -151,9 +151,7 @@ class CourseData(L.LightningDataModule, ABC):
 
     def ordered(self, split: Split) -> DataLoader[Batch]:
         """The rows of a split in their own order, for measuring."""
-        return DataLoader(
-            self.part(split), max(self.batch_size, 1024), collate_fn=_as_is, generator=torch.Generator()
-        )
+        return DataLoader(self.part(split), max(self.batch_size, 1024), collate_fn=_as_is, generator=torch.Generator())
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         return self.ordered("val") if len(self.splits["val"]) else []
@@ -203,7 +201,8 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
+    """Batches come whole from `TensorRows`: there is nothing to collate."""
     return batch
 
 
@@ -222,16 +221,14 @@ def _split(labels: np.ndarray[Any, Any], val: float, test: float, seed: int) -> 
     return {split: torch.from_numpy(np.sort(np.concatenate(parts[split]))) for split in SPLITS}
 
 
-def _share(
-    sizes: np.ndarray[Any, Any], fraction: float, left: np.ndarray[Any, Any], flag: str
-) -> np.ndarray[Any, Any]:
+def _share(sizes: np.ndarray[Any, Any], fraction: float, left: np.ndarray[Any, Any], flag: str) -> np.ndarray[Any, Any]:
     """How many rows of each class: rounded down, then up where most was cut off, until the whole fits."""
     exact = sizes * fraction
-    counts = np.floor(exact).astype(int)
+    counts: np.ndarray[Any, Any] = np.floor(exact).astype(int)
     missing = round(sizes.sum() * fraction) - counts.sum()
     for place in np.argsort(counts - exact, kind="stable")[: max(missing, 0)]:
         counts[place] += 1
-    counts = np.minimum(counts, left)
+    np.minimum(counts, left, out=counts)
     if fraction and not counts.sum():
         raise SettingsError(f"--data.{flag} {fraction} of {sizes.sum()} rows is none: raise it, or set it to 0")
     return counts

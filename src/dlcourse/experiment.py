@@ -267,7 +267,9 @@ def _carry_on(old: Resumed, folder: Path, trainer: L.Trainer) -> Path:
     stopped = any(each.get("stopped_epoch") for each in state["callbacks"].values())
     if stopped or epochs >= (trainer.max_epochs or 0):
         if old.run.info.status == "FINISHED":
-            raise CourseError(f"the run to resume is complete after {epochs} epochs: raise --trainer.max_epochs to go on")
+            raise CourseError(
+                f"the run to resume is complete after {epochs} epochs: raise --trainer.max_epochs to go on"
+            )
         trainer.fit_loop.max_epochs = epochs  # it was interrupted after its last epoch: only the rest is to be done
     for name in ("best.ckpt", "last.ckpt"):
         if (old.files / "checkpoints" / name).is_file():
@@ -292,7 +294,9 @@ def _refit(topic: Topic, run: Run, data: CourseData, settings: Settings, chosen:
     trainer.fit(model, datamodule=data)
     seconds = chosen.seconds + time.perf_counter() - started
     checkpoint = run.path("checkpoints/refit/last.ckpt")
-    return dataclasses.replace(chosen, model=model, trainer=trainer, checkpoint=checkpoint, seconds=seconds, refitted=True)
+    return dataclasses.replace(
+        chosen, model=model, trainer=trainer, checkpoint=checkpoint, seconds=seconds, refitted=True
+    )
 
 
 def _baselines(topic: Topic, store: Store, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
@@ -314,7 +318,7 @@ def _baselines(topic: Topic, store: Store, data: CourseData, model: CourseModel)
                 "dlcourse.split": data.fingerprint,
                 "dlcourse.judge": judge_by,
             }
-            with store.start_run(topic.name, f"baseline: {name}", tags) as run:
+            with store.start_run(topic.name, f"baseline: {name}", tags, watched=False) as run:
                 for split in SPLITS:
                     if not len(data.splits[split]):
                         continue

@@ -52,7 +52,7 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:
     client = run.store.client
     inputs = inputs if len(inputs) > 1 else inputs.repeat(2, *[1] * (inputs.ndim - 1))
     model = model.cpu().eval()
-    model.trainer = None  # type: ignore[assignment]  # no part of what is exported
+    model.trainer = None  # no part of what is exported
     answers = Answers(model).eval()
     with torch.no_grad():
         expected = answers(inputs)
@@ -67,7 +67,9 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:
                 mlflow_model=Model(run_id=run.run_id, model_id=logged.model_id),
                 signature=ModelSignature(_schema(inputs), _schema(expected)),
                 input_example=inputs[:2].numpy(),
-                pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in ("mlflow", "torch", "numpy")],
+                pip_requirements=[
+                    f"{name}=={importlib.metadata.version(name)}" for name in ("mlflow", "torch", "numpy")
+                ],
                 serialization_format="pt2",
             )
             client.log_model_artifacts(logged.model_id, str(place))

@@ -59,7 +59,9 @@ class CourseModel(L.LightningModule, ABC):
         self.input_deviation: Tensor
         self.register_buffer("input_mean", torch.zeros(scaling_shape))
         self.register_buffer("input_deviation", torch.ones(scaling_shape))
-        collection = MetricCollection({"loss": MeanMetric(nan_strategy="disable"), **self.metrics()}, compute_groups=False)
+        collection = MetricCollection(
+            {"loss": MeanMetric(nan_strategy="disable"), **self.metrics()}, compute_groups=False
+        )
         self.train_metrics = collection.clone("train/")
         self.val_metrics = collection.clone("val/")
         self.test_metrics = collection.clone("test/")

@@ -121,7 +121,7 @@ class OneLineParser(ArgumentParser):
                     raise SettingsError(f"{where}unknown key {name}{suggestion(name, known) or self._see()}")
 
     def _explained(self, message: str) -> str:
-        """jsonargparse's message, in one line and in words."""
+        """Jsonargparse's message, in one line and in words."""
         message = one_line(message)
         key, _, problem = message.removeprefix('Parser key "').partition('": ')
         if not problem:
@@ -150,9 +150,9 @@ def settings_parser(topic: Topic, command: Callable[..., Any], prog: str) -> One
     parser.add_function_arguments(command, None, as_group=False, skip={"topic", "config", *GROUPS})
     parser.add_class_arguments(topic.data, "data")
     parser.add_class_arguments(topic.model, "model", skip={"shape", "outputs"})
-    outside = {"monitor", "mode", "folder", "logger", "callbacks"}
+    outside: set[str | int] = {"monitor", "mode", "folder", "logger", "callbacks"}
     parser.add_function_arguments(make_trainer, "trainer", skip=outside)
-    parser.set_defaults({f"trainer.{name}": value for name, value in topic.trainer.items()})
+    parser.set_defaults(dict(topic.defaults))
     return parser
 
 

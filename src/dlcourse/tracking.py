@@ -36,15 +36,17 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from dlcourse.data import Split
 from dlcourse.errors import CourseError, one_line
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
-import mlflow.entities as mlflow  # noqa: E402
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # noqa: E402
+import mlflow.entities as mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +90,8 @@ class Store:
             )
         return str(found.experiment_id)
 
-    def start_run(self, topic: str, name: str, tags: Mapping[str, str]) -> "Run":
-        """Begin a run; use it as a context, whose end says how it ended."""
+    def start_run(self, topic: str, name: str, tags: Mapping[str, str], *, watched: bool = True) -> "Run":
+        """Begin a run; use it as a context, whose end says how it ended. ``watched``: with the machine's load."""
         everyone = {
             "mlflow.user": _user(),
             "mlflow.source.type": "LOCAL",
@@ -99,10 +101,8 @@ class Store:
             "dlcourse.pid": str(os.getpid()),
             "dlcourse.topic": topic,
         }
-        run = self.client.create_run(
-            self.experiment(topic), tags={**everyone, **_commit(), **tags}, run_name=name
-        )
-        return Run(self, run)
+        run = self.client.create_run(self.experiment(topic), tags={**everyone, **_commit(), **tags}, run_name=name)
+        return Run(self, run, watched)
 
     def find_run(self, wanted: str, topic: str) -> mlflow.Run:
         """A topic's run by its id, the beginning of its id, or its name; of several with that name the newest."""
@@ -149,6 +149,7 @@ def open_store(start: Path | None = None) -> Store:
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # misses pip where uv made the environment
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
         return _open_other(uri)
@@ -241,6 +242,8 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+        self.run_id: str | None = None
+        """The run that was going on."""
 
 
 @contextmanager
@@ -268,8 +271,9 @@ class Run:
     a temporary one that is sent off when the run ends. ``history`` has every metric logged so far: (step, value).
     """
 
-    def __init__(self, store: Store, run: mlflow.Run) -> None:
+    def __init__(self, store: Store, run: mlflow.Run, watched: bool) -> None:
         self.store = store
+        self._watched = watched
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.experiment_id: str = run.info.experiment_id
@@ -318,9 +322,9 @@ class Run:
             del self._waiting[: LIMIT["metrics"]]
         self._written = time.monotonic()
 
-    def log_rows(self, name: str, digest: str, source: str, splits: Mapping[str, int]) -> None:
+    def log_rows(self, name: str, digest: str, source: str, splits: Mapping[Split, int]) -> None:
         """The data set and how many rows of it play which part."""
-        contexts = {"train": "training", "val": "validation", "test": "test"}
+        contexts: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
         self.store.client.log_inputs(
             self.run_id,
             [
@@ -346,9 +350,10 @@ class Run:
     def __enter__(self) -> Self:
         self._stack = ExitStack()
         self._stack.enter_context(interruptible())
-        monitor = SystemMetricsMonitor(self.run_id, tracking_uri=self.store.uri)
-        monitor.start()  # its first sample comes after ten seconds: shorter runs have none
-        self._stack.callback(monitor.finish)
+        if self._watched:
+            monitor = SystemMetricsMonitor(self.run_id, tracking_uri=self.store.uri)  # type: ignore[no-untyped-call]
+            monitor.start()  # type: ignore[no-untyped-call]  # samples after ten seconds: shorter runs have none
+            self._stack.callback(monitor.finish)
         return self
 
     def __exit__(
@@ -358,6 +363,8 @@ class Run:
         status = "FINISHED"
         if isinstance(error, (Interrupted, KeyboardInterrupt)):
             status, self._failure = "KILLED", f"stopped by {one_line(error) or 'Ctrl-C'}"
+            if isinstance(error, Interrupted):
+                error.run_id = self.run_id
         elif error is not None:
             status, self._failure = "FAILED", f"{type(error).__name__}: {one_line(error)}"
         elif self._failure:
@@ -407,9 +414,7 @@ class Curve(Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         curve = {name: list(points) for name, points in self.run.history.items()}
         # Lightning hands this epoch's last metrics to the logger only after the checkpoint is saved.
         for name, value in trainer.callback_metrics.items():
@@ -418,9 +423,7 @@ class Curve(Callback):
                 points.append((trainer.current_epoch, float(value)))
         checkpoint["dlcourse_curve"] = curve
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         for name, points in checkpoint["dlcourse_curve"].items():
             for step, value in points:
                 self.run.log_metrics({name: value}, step)

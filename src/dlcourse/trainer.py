@@ -11,9 +11,9 @@ from typing import Any, Literal, cast
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tqdm.auto import tqdm
 
 from dlcourse.data import epoch_seed
@@ -46,7 +46,7 @@ def make_trainer(
     logger: Logger | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> L.Trainer:
-    """A Trainer for any LightningModule: hardware chosen, early stopping, best and last checkpoint, repeatable by a seed.
+    """A Trainer for any LightningModule: hardware chosen, early stopping, best and last checkpoint, repeatable.
 
     Args:
         max_epochs: Epochs at the most.
@@ -141,9 +141,11 @@ def choose_precision(wanted: Precision, accelerator: str) -> Any:
 
 def _quiet() -> None:
     """Lightning's announcements say nothing that the run's own lines do not."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for reason in (
         "does not have many workers",  # rows are in memory: a worker process would only copy them
+        "Total length of `list` across ranks is zero",  # fit-only data has no validation rows
         "GPU available but not used",  # whoever sets the accelerator to cpu knows
         "Checkpoint directory .* exists and is not empty",  # a resumed run starts with copies of its checkpoints
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning's own call
@@ -186,7 +188,7 @@ class KeptCheckpoint(ModelCheckpoint):
         """A resumed run keeps its own files: what the state says of the old run's folder holds for the new one's."""
         here = str(self.path)
         paths = {"best_model_path": here, "kth_best_model_path": here, "last_model_path": ""}
-        scores = {here: score for score in state_dict["best_k_models"].values()}
+        scores = dict.fromkeys([here], state_dict["best_model_score"]) if state_dict["best_k_models"] else {}
         super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": scores})
 
 
@@ -290,11 +292,14 @@ class Progress(ProgressBar):
             return
         self.said = epochs
         metrics = trainer.callback_metrics
-        losses = "  ".join(f"{name} {float(metrics[name]):.5g}" for name in ("train/loss", "val/loss") if name in metrics)
+        losses = "  ".join(
+            f"{name} {float(metrics[name]):.5g}" for name in ("train/loss", "val/loss") if name in metrics
+        )
         if self.bar is None:
-            log.info("epoch %*d/%s  %s", len(str(trainer.max_epochs)), epochs, trainer.max_epochs, losses)
+            last = str((trainer.max_epochs or epochs) - 1)
+            log.info("epoch %*d/%s  %s", len(last), epochs - 1, last, losses)
         else:
-            self.bar.set_description(f"epoch {epochs}/{trainer.max_epochs}", refresh=False)
+            self.bar.set_description(f"epoch {epochs}", refresh=False)
             self.bar.set_postfix_str(losses, refresh=False)
 
     def _close(self) -> None:

@@ -30,7 +30,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``headline`` is one of: diverged, learned nothing, learned (worse, no better or better than the best baseline)."""
+    """``headline`` begins with one of: diverged, learned nothing, learned."""
 
     headline: str
     learned: bool

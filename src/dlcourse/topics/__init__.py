@@ -44,8 +44,8 @@ class Topic:
     monitor: str = "val/loss"
     mode: Literal["min", "max"] = "min"
     pictures: Mapping[str, Picture] = field(default_factory=dict)
-    trainer: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the Trainer in which this topic's default experiment differs from ``make_trainer``'s defaults."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Settings such as ``model.lr`` in which the topic's default experiment differs from the classes' own defaults."""
 
 
 def titles() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Height and weight: a straight line through points, by gradient descent."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -68,7 +69,10 @@ class Line(Regressor):
 def fitted_line(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
     """The points with the fitted line, the least-squares line and, where it is known, the true one."""
     train = data.rows.inputs[data.splits["train"]], data.rows.targets[data.splits["train"]]
-    lines = {"fitted by gradient descent": model, "least squares": baselines.least_squares(*train)}
+    lines: dict[str, Callable[[Tensor], Tensor]] = {
+        "fitted by gradient descent": model,
+        "least squares": baselines.least_squares(*train),
+    }
     if isinstance(data, HeightWeightData) and data.source == "make_regression":
         lines["true"] = lambda rows: SLOPE_OF_MAKE_REGRESSION * rows + INTERCEPT_OF_MAKE_REGRESSION
     return figures.lines_through_points(data, lines)
@@ -81,6 +85,10 @@ TOPIC = Topic(
     model=Line,
     baselines={"mean": baselines.mean, "least-squares": baselines.least_squares, "ridge": baselines.ridge},
     pictures={"fitted-line": fitted_line},
-    # bfloat16 holds three digits: too few for a comparison with least squares.
-    trainer={"precision": "32-true"},
+    defaults={
+        "data.batch_size": 64,  # every training row in one batch: the exact gradient, no noise about the minimum
+        "model.lr": 0.1,
+        "trainer.max_epochs": 200,
+        "trainer.precision": "32-true",  # bfloat16 holds three digits: too few to compare with least squares
+    },
 )

@@ -1,0 +1,51 @@
+# Every target sets up what it needs by itself. Nothing here must be typed first.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+READY := $(VENV)/.ready
+EXPERIMENT ?= default
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock test check bench ui clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z%<>-]+:.*##' Makefile | sed -E 's/^([a-z%-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@echo; echo 'ARGS="--model.lr 0.05" changes settings; EXPERIMENT=table takes experiments/<topic>/table.yaml.'
+	@echo; echo 'Topics:'; grep -hE '^    (name|title)=' src/dlcourse/topics/[!_]*.py | sed -E 's/.*"(.*)".*/\1/' | paste - - | awk -F'\t' '{printf "  %-18s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## Make .venv from requirements.lock (every other target does it by itself)
+
+# The interpreter, the disk and uv are looked at before anything is downloaded.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "dlcourse needs Python 3.11 or newer; set PYTHON=/path/to/one" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, shutil, sys; free = shutil.disk_usage(".").free / 1e9; \
+		sys.exit(0 if free > 8 or os.path.exists("$(VENV)") else f"the packages take 6 GB and {free:.1f} GB of disk are free: make room for 8 GB first")'
+	@command -v uv >/dev/null || test -x .tools/bin/uv || \
+		$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .tools 'uv>=0.8,<1'
+	@PATH="$(CURDIR)/.tools/bin:$$PATH" && \
+		{ test -x $(VENV)/bin/python || uv venv --quiet --no-python-downloads --python "$$(command -v $(PYTHON))" $(VENV); } && \
+		VIRTUAL_ENV="$(CURDIR)/$(VENV)" uv pip sync --quiet requirements.lock && \
+		VIRTUAL_ENV="$(CURDIR)/$(VENV)" uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: $(READY)  ## Renew requirements.lock to the newest versions that pyproject.toml admits
+	PATH="$(CURDIR)/.tools/bin:$$PATH" uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url \
+		--no-annotate --python-version 3.11 --group dev pyproject.toml --output-file requirements.lock
+
+train-%: $(READY)  ## Train a topic, as in make train-height-weight
+	@$(RUN) dlcourse train $* --config experiments/$*/$(EXPERIMENT).yaml $(ARGS)
+
+ui: $(READY)  ## Open MLflow's pages on the runs
+	@$(RUN) dlcourse ui $(ARGS)
+
+test: $(READY)  ## Lint, types and tests
+	@$(RUN) ruff check && $(RUN) ruff format --check && $(RUN) mypy
+	@$(RUN) pytest $(ARGS)
+
+bench: $(READY)  ## Measure start-up, training and tracking beside a plain loop
+	@$(RUN) benchmarks.run $(ARGS)
+
+clean:  ## Remove .venv (runs and data stay)
+	rm -rf $(VENV) .tools
