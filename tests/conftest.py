@@ -1,0 +1,54 @@
+"""A project folder of its own for every test, with a real store that is copied rather than migrated anew."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = ROOT / "experiments"
+
+Dlcourse = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new store's database, made once for all test processes."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "made"
+    with FileLock(shared / "made.lock"):
+        if not (folder / "mlruns" / "mlflow.db").exists():
+            from dlcourse.tracking import open_store
+
+            (folder / "mlruns").mkdir(parents=True, exist_ok=True)
+            open_store(folder)
+    return folder / "mlruns" / "mlflow.db"
+
+
+@pytest.fixture
+def project(tmp_path: Path, made_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project with a store, as the current folder."""
+    for name in ("MLFLOW_TRACKING_URI", "DLCOURSE_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "mlruns").mkdir()
+    shutil.copy(made_store, tmp_path / "mlruns" / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def dlcourse(project: Path) -> Dlcourse:
+    """The command as a person types it, in a process of its own in the project."""
+
+    def call(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dlcourse", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=project, **settings)  # type: ignore[call-overload, no-any-return]
+
+    return call
