@@ -19,6 +19,18 @@ def mean(inputs: Tensor, targets: Tensor) -> Predictor:
     return lambda rows: value.expand(len(rows), -1).float()
 
 
+def majority(inputs: Tensor, targets: Tensor) -> Predictor:
+    """The classes' shares among the training rows, as logits: the most frequent one wins, whatever the input.
+
+    The shares are counted with one row more for each class (Laplace), so that none has probability 0. Two classes give
+    one logit, that of class 1.
+    """
+    shares = torch.bincount(targets).double() + 1
+    logits = (shares / shares.sum()).log()
+    logits = logits[1:] - logits[:1] if len(logits) == 2 else logits
+    return lambda rows: logits.float().expand(len(rows), -1)
+
+
 def least_squares(inputs: Tensor, targets: Tensor) -> Predictor:
     """The straight line of least squared error, in closed form: ``(X'X)^-1 X'y``."""
     return _linear(inputs, targets, 0.0)

@@ -185,6 +185,8 @@ class _Fitted:
     trainer: L.Trainer
     divergence: Divergence
     checkpoint: Path | None
+    why_stopped: str
+    epochs: int
     epoch: int
     seconds: float
     refitted: bool = False
@@ -254,7 +256,10 @@ def _fit(
         state = read_checkpoint(checkpoint)
         model.load_state_dict(state["state_dict"])
         epoch = state["epoch"]
-    return _Fitted(model, data, trainer, divergence, checkpoint, epoch, seconds)
+    why = "at the last epoch" if trainer.current_epoch >= (trainer.max_epochs or 0) else "early"
+    if divergence.epoch is not None:
+        why = "diverging"
+    return _Fitted(model, data, trainer, divergence, checkpoint, why, trainer.current_epoch, epoch, seconds)
 
 
 def _carry_on(old: Resumed, folder: Path, trainer: L.Trainer) -> Path:
@@ -424,12 +429,12 @@ def _card(
         lines.append(("baselines", f"{headline} of {text}"))
     if data.judged == "train":
         lines.append(("generalisation", "not measured: every row was a training row"))
-    epochs = fitted.trainer.current_epoch
-    kept = f"the weights of epoch {fitted.epoch} are kept"
-    stopped = f"after {epochs} epochs (0 to {epochs - 1}), {fitted.seconds:.1f} s; {kept}"
+    stopped = (
+        f"{fitted.why_stopped}, after {fitted.epochs} epochs (0 to {fitted.epochs - 1}) and {fitted.seconds:.1f} s"
+    )
+    lines.append(("stopped", f"{stopped}; the weights of epoch {fitted.epoch} are kept"))
     if fitted.refitted:
-        stopped += f"; trained anew for {fitted.epoch + 1} epochs on training and validation rows"
-    lines.append(("stopped", stopped))
+        lines.append(("refit", f"anew on training and validation rows, for {fitted.epoch + 1} epochs"))
     for question, answer in result.answers.items():
         lines.append(("answer", f"{data.rows.features[0]} {question}: {data.rows.answers[0]} {answer:.2f}"))
     lines.append(("model", model_line))

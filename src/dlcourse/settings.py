@@ -56,6 +56,7 @@ class OneLineParser(ArgumentParser):
         for file in files:
             self._check_file(file)
         self._check_flags(rest)
+        rest = self._switched_on(rest)
         return self._parsed(lambda: self.parse_args([*(f"--config={file}" for file in files), *rest]))
 
     def parse_values(self, values: Mapping[str, Any], file: str | None = None) -> Namespace:
@@ -90,6 +91,15 @@ class OneLineParser(ArgumentParser):
                 raise SettingsError(f"unexpected {flag!r} among the flags{self._see()}")
             else:
                 takes_value = False
+
+    def _switched_on(self, flags: Sequence[str]) -> list[str]:
+        """A yes-or-no flag that stands alone means yes."""
+        switches = {o for each in self._actions if getattr(each, "_typehint", None) is bool for o in each.option_strings}
+        following = [*flags[1:], "--"]
+        return [
+            f"{flag}=true" if flag in switches and after.startswith("--") else flag
+            for flag, after in zip(flags, following, strict=True)
+        ]
 
     def _check_file(self, file: str) -> None:
         path = Path(file)

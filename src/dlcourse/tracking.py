@@ -107,7 +107,10 @@ class Store:
     def find_run(self, wanted: str, topic: str) -> mlflow.Run:
         """A topic's run by its id, the beginning of its id, or its name; of several with that name the newest."""
         experiment = self.experiment(topic)
-        runs = self.client.search_runs([experiment], order_by=["attributes.start_time DESC"], max_results=1000)
+        trainings = "tags.`dlcourse.kind` = 'training'"
+        runs = self.client.search_runs(
+            [experiment], trainings, order_by=["attributes.start_time DESC"], max_results=1000
+        )
         for run in runs:
             if run.info.run_id == wanted or run.info.run_name == wanted:
                 return run

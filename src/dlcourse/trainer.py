@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import sys
 import time
 import warnings
@@ -14,6 +15,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm.auto import tqdm
 
 from dlcourse.data import epoch_seed
@@ -89,6 +91,7 @@ def make_trainer(
             strategy=strategy,
             num_nodes=num_nodes,
             precision=choose_precision(precision, accelerator),
+            plugins=AtomicCheckpointIO(),
             logger=logger or False,
             callbacks=[*own, *keep, *callbacks],
             fast_dev_run=fast_dev_run,
@@ -161,6 +164,15 @@ class EpochSeeds(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch))
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write beside the old checkpoint and then take its place: whoever pulls the plug finds one or the other whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        partial = f"{path}.part"
+        super().save_checkpoint(checkpoint, partial, storage_options)
+        os.replace(partial, path)
 
 
 class KeptCheckpoint(ModelCheckpoint):
