@@ -1,16 +1,12 @@
 """One experiment from settings to verdict: the figures that it must reach, and that it repeats itself."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import dlcourse
-from dlcourse import baselines
-from dlcourse.data import CourseData
 from dlcourse.errors import CourseError, SettingsError
 from dlcourse.experiment import Result
 from tests.conftest import EXPERIMENTS
@@ -24,38 +20,79 @@ def quick(**settings: Any) -> Result:
     return dlcourse.train("height-weight", trainer=trainer, **settings)
 
 
-def over_least_squares(result: Result) -> float:
-    """Training error over that of least squares on the same rows."""
-    data, model = result.data, result.model
-    assert isinstance(data, CourseData)
-    assert model is not None
-    rows = data.splits["train"]
-    inputs, targets = data.rows.inputs[rows], data.rows.targets[rows]
-    best = (baselines.least_squares(inputs, targets)(inputs) - targets).double().square().mean()
-    with torch.no_grad():
-        return float((model(inputs) - targets).double().square().mean() / best)
+def curve(result: Result) -> dict[str, list[tuple[int, float]]]:
+    client = dlcourse.open_store().client
+    names = ("train/loss", "val/loss", "train/mae", "lr")
+    return {
+        name: [(each.step, each.value) for each in client.get_metric_history(result.run_id, name)] for name in names
+    }
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_default_reaches_least_squares(project: Path, seed: int) -> None:
-    result = dlcourse.train("height-weight", config=HEIGHT_WEIGHT / "default.yaml", seed=seed)
-    assert over_least_squares(result) <= 1.0005
-    assert result.verdict.headline == "learned: no better and no worse than least-squares"
-    assert result.metrics["best/epoch"] < 199, "early stopping has not stopped it"
+def test_same_seed_same_figures_to_the_last_digit(project: Path) -> None:
+    first, second, other = (quick(seed=seed) for seed in (1, 1, 2))
+    assert curve(first) == curve(second)
+    timeless = [name for name in first.metrics if name != "fit_seconds"]
+    assert [first.metrics[name] for name in timeless] == [second.metrics[name] for name in timeless]
+    assert curve(first) != curve(other)
+    assert first.metrics["test/mse"] != other.metrics["test/mse"]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_notes_come_close_to_least_squares(project: Path, seed: int) -> None:
-    result = dlcourse.train("height-weight", config=HEIGHT_WEIGHT / "notes.yaml", seed=seed)
-    assert over_least_squares(result) <= 1.002
-    assert result.metrics["best/epoch"] == 99
-    assert "not measured" in result.card
+def test_refit_trains_on_validation_rows_for_the_best_number_of_epochs(project: Path) -> None:
+    result = quick(refit=True)
+    assert result.data is not None
+    assert {split: len(rows) for split, rows in result.data.splits.items()} == {"train": 80, "val": 0, "test": 20}
+    assert result.metrics["best/epoch"] == 2
+    history = dlcourse.open_store().client.get_metric_history(result.run_id, "refit/train/loss")
+    assert [each.step for each in history] == [0, 1, 2]
+    assert result.checkpoint is not None
+    assert Path(result.checkpoint).parts[-2:] == ("refit", "last.ckpt")
+    again = dlcourse.test("height-weight", run=result.run_id)
+    assert again["test/mse"] == result.metrics["test/mse"]
 
 
-@pytest.mark.slow
-def test_table_answers_the_course_question_for_20_seeds(project: Path) -> None:
-    answers = [
-        dlcourse.train("height-weight", config=HEIGHT_WEIGHT / "table.yaml", seed=seed).answers["176"]
-        for seed in range(20)
-    ]
-    assert answers == pytest.approx([70.30] * 20, abs=0.05)
+def test_refit_without_validation_rows_is_refused(project: Path) -> None:
+    with pytest.raises(SettingsError, match=r"--data\.val_fraction above 0"):
+        quick(refit=True, data={"val_fraction": 0})
+
+
+def test_testing_a_run_or_its_checkpoint_gives_the_figures_of_the_run(project: Path) -> None:
+    result = quick(name="mine")
+    expected = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+    assert dlcourse.test("height-weight", run="mine") == expected
+    assert dlcourse.test("height-weight", checkpoint=result.checkpoint) == expected
+
+
+def test_a_monitor_that_the_model_does_not_log_is_named_before_training(project: Path) -> None:
+    import dataclasses
+
+    from dlcourse import topics
+
+    topic = dataclasses.replace(topics.find("height-weight"), monitor="val/msee")
+    with pytest.raises(CourseError, match="monitors 'val/msee', which its model does not log; did you mean val/mse"):
+        dlcourse.train(topic)
+
+
+def test_a_resumed_run_that_is_complete_says_so(project: Path) -> None:
+    result = quick()
+    with pytest.raises(CourseError, match=r"complete after 3 epochs: raise --trainer\.max_epochs"):
+        dlcourse.train("height-weight", resume=result.run_id)
+
+
+def test_a_complete_run_is_carried_on_with_more_epochs(project: Path) -> None:
+    longer = dlcourse.train("height-weight", resume=quick().run_id, trainer={"max_epochs": 6})
+    assert curve(longer) == curve(quick(trainer={"max_epochs": 6}))
+
+
+def test_result_as_json(project: Path) -> None:
+    result = quick()
+    content = json.loads(json.dumps(result.as_dict()))
+    assert content["run_id"] == result.run_id
+    assert content["verdict"]["differences"]["least-squares"]["comparison"] in ("better", "as good", "worse")
+    assert content["metrics"] == result.metrics
+
+
+def test_name_tells_what_was_changed(project: Path) -> None:
+    result = dlcourse.train(
+        "height-weight", config=HEIGHT_WEIGHT / "notes.yaml", model={"lr": 0.02}, trainer=QUICK, seed=7
+    )
+    assert result.run_name == "notes, seed=7, model.lr=0.02, max_epochs=3"

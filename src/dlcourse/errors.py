@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+LEAST_LIKENESS = 0.6
+
 
 class CourseError(Exception):
     """Something outside the code is wrong: a file, a store, a machine. The message is one line with the remedy."""
@@ -17,9 +19,18 @@ class SettingsError(CourseError):
 
 
 def suggestion(wrong: str, right: Iterable[str]) -> str:
-    """The nearest right word as ``; did you mean X?``, or nothing where none is near."""
-    near = difflib.get_close_matches(wrong, list(right), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    """The nearest right word as ``; did you mean X?``, or nothing where none is near.
+
+    A wrong word without a dot is compared with the last part of dotted ones as well: ``--lr`` is near ``--model.lr``.
+    """
+
+    def likeness(known: str) -> float:
+        asked, known = wrong.lstrip("-").lower(), known.lstrip("-").lower()
+        names = {known} if "." in asked else {known, known.rpartition(".")[2]}
+        return max(difflib.SequenceMatcher(None, asked, name).ratio() for name in names)
+
+    near = max(sorted(right), key=likeness, default=None)
+    return f"; did you mean {near}?" if near and likeness(near) >= LEAST_LIKENESS else ""
 
 
 def one_line(text: object) -> str:

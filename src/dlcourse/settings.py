@@ -5,12 +5,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from types import UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from dlcourse.errors import SettingsError, one_line, suggestion
+from dlcourse.errors import CourseError, SettingsError, one_line, suggestion
+from dlcourse.ranges import WORDS
 from dlcourse.topics import Topic
 
 GROUPS = ("data", "model", "trainer")
@@ -48,107 +50,126 @@ class OneLineParser(ArgumentParser):
         super().__init__(*args, **kwargs, allow_abbrev=False, exit_on_error=False)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise SettingsError(self._explained(message)) from ex
+        raise argparse.ArgumentError(None, message) from ex
 
     def parse_flags(self, flags: Sequence[str]) -> Namespace:
         """Parse a command line; files come first, so that they give way to flags."""
-        files, rest = _files_and_rest(flags)
+        files, given = self._files_and_given(flags)
         for file in files:
-            self._check_file(file)
-        self._check_flags(rest)
-        rest = self._switched_on(rest)
-        return self._parsed(lambda: self.parse_args([*(f"--config={file}" for file in files), *rest]))
+            self._parse_file(file)
+        joined = [f"--config={file}" for file in files]
+        joined += [flag if value is None else f"{flag}={value}" for flag, value in given.items()]
+        values = {flag.removeprefix("--").removesuffix("+"): value for flag, value in given.items()}
+        return self._parsed(lambda: self.parse_args(joined), values, "--")
 
     def parse_values(self, values: Mapping[str, Any], file: str | None = None) -> Namespace:
         """Parse nested keyword arguments, over those of a file where one is given."""
-        base = None
-        if file is not None:
-            self._check_file(file)
-            base = self._parsed(lambda: self.parse_path(file))
-        self._check_keys(values, "")
-        return self._parsed(lambda: self.parse_object(dict(values), cfg_base=base))
+        base = self._parse_file(file) if file is not None else None
+        flat = self._flat(values, "")
+        nested = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+        return self._parsed(lambda: self.parse_object(nested, namespace=base), flat, "")
 
-    def _parsed(self, parse: Callable[[], Namespace]) -> Namespace:
+    def _parse_file(self, file: str) -> Namespace:
+        where = f"--config {file}: "
+        return self._parsed(lambda: self.parse_path(file), self._flat(_read(file), where), where)
+
+    def _parsed(self, parse: Callable[[], Namespace], given: Mapping[str, Any], where: str) -> Namespace:
         try:
             return parse()
         except (ArgumentError, argparse.ArgumentError) as error:
-            raise SettingsError(self._explained(str(error))) from error
+            message = one_line(error)
+            key, _, problem = message.removeprefix('Parser key "').partition('": ')
+            if key not in given:
+                raise SettingsError(message) from error
+            raise SettingsError(self._refusal(key, given[key], where) or f"{where}{key}: {problem}") from error
 
-    def _keys(self) -> list[str]:
-        leaves = {action.dest for action in self._actions if action.option_strings}
-        return sorted(leaves - {"help", "print_config", "config", *GROUPS})
-
-    def _check_flags(self, flags: Sequence[str]) -> None:
-        known = {option for action in self._actions for option in action.option_strings}
-        takes_value = True
-        for flag in flags:
-            if flag.startswith("--"):
-                name, given, _ = flag.partition("=")
-                if name not in known and name.removesuffix("+") not in known:
-                    raise SettingsError(f"unknown flag {name}{suggestion(name, known) or self._see()}")
-                takes_value = not given
-            elif not takes_value and not flag.startswith("-"):
-                raise SettingsError(f"unexpected {flag!r} among the flags{self._see()}")
+    def _files_and_given(self, flags: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
+        """The files of ``--config``, and every other flag with its last value, None where it takes none."""
+        known = {option: action.dest for action in self._actions for option in action.option_strings}
+        types = self._types()
+        files: list[str] = []
+        given: dict[str, str | None] = {}
+        waiting = list(flags)
+        while waiting:
+            word = waiting.pop(0)
+            flag, equals, value = word.partition("=")
+            if not word.startswith("-"):
+                raise SettingsError(f"unexpected {word!r} among the flags{self._see()}")
+            if flag not in known:
+                raise SettingsError(f"unknown flag {flag}{suggestion(flag, known) or self._see()}")
+            dest = known[flag]
+            if dest in GROUPS:
+                example = next(option for option in known if option.startswith(f"{flag}."))
+                raise SettingsError(f"{flag} is a group of settings: set one of them, such as {example}")
+            if dest not in types and dest != "config":
+                if equals:
+                    raise SettingsError(f"{flag} takes no value")
+                given[flag] = None
+                continue
+            if not equals and waiting and not waiting[0].startswith("--"):
+                value = waiting.pop(0)
+            elif not equals and types.get(dest) is bool:
+                value = "true"
+            elif not equals or dest == "config" and not value:
+                wanted = "the path of a YAML file" if dest == "config" else described(types[dest])
+                raise SettingsError(f"{flag} needs a value: {wanted}")
+            if dest == "config":
+                files.append(value)
             else:
-                takes_value = False
+                given[flag] = value
+        return files, given
 
-    def _switched_on(self, flags: Sequence[str]) -> list[str]:
-        """A yes-or-no flag that stands alone means yes."""
-        switches = {o for each in self._actions if getattr(each, "_typehint", None) is bool for o in each.option_strings}
-        following = [*flags[1:], "--"]
-        return [
-            f"{flag}=true" if flag in switches and after.startswith("--") else flag
-            for flag, after in zip(flags, following, strict=True)
-        ]
+    def _types(self) -> dict[str, Any]:
+        """The type of every setting, by its dotted name."""
+        hints = ((action.dest, getattr(action, "_typehint", None)) for action in self._actions)
+        return {name: hint for name, hint in hints if hint is not None}
 
-    def _check_file(self, file: str) -> None:
-        path = Path(file)
-        if not path.is_file():
-            known = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-            hint = suggestion(file, known) or (f"; there are {', '.join(known)}" if known else "")
-            raise SettingsError(f"--config {file} is no file{hint}")
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            mark = getattr(error, "problem_mark", None)
-            place = f" line {mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or one_line(error)
-            raise SettingsError(f"--config {file}{place} is not valid YAML: {problem}") from error
-        if values is None:
-            raise SettingsError(f"--config {file} is empty: write at least one setting into it, or leave it out")
-        if not isinstance(values, dict):
-            raise SettingsError(f"--config {file} must hold keys and values, not a {type(values).__name__}")
-        self._check_keys(values, f"--config {file}: ")
-
-    def _check_keys(self, values: Mapping[str, Any], where: str) -> None:
-        known = self._keys()
+    def _flat(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Nested values by dotted name, each of which is a setting that may have such a value."""
+        flat = {}
         for key, value in values.items():
-            inner = value if key in GROUPS else None
-            if key in GROUPS and not isinstance(value, Mapping):
-                raise SettingsError(f"{where}{key} must hold keys and values, not {value!r}")
-            for name in [f"{key}.{each}" for each in inner] if inner is not None else [str(key)]:
-                if name not in known:
-                    raise SettingsError(f"{where}unknown key {name}{suggestion(name, known) or self._see()}")
+            if key not in GROUPS:
+                flat[str(key)] = value
+            elif isinstance(value, Mapping):
+                flat |= {f"{key}.{name}": each for name, each in value.items()}
+            elif value is None:
+                raise SettingsError(f"{where}{key} is empty: write a setting under it, or leave it out")
+            else:
+                raise SettingsError(f"{where}{key} must hold keys and values, not {_shown(value)}")
+        types = self._types()
+        for name, value in flat.items():
+            if name not in types:
+                near = suggestion(name, types if "." in name else [*types, *GROUPS])
+                raise SettingsError(f"{where}unknown key {name}{near or self._see()}")
+            # jsonargparse lets a null pass whatever the type is.
+            if value is None and type(None) not in get_args(types[name]):
+                raise SettingsError(str(self._refusal(name, value, where)))
+        return flat
 
-    def _explained(self, message: str) -> str:
-        """Jsonargparse's message, in one line and in words."""
-        message = one_line(message)
-        key, _, problem = message.removeprefix('Parser key "').partition('": ')
-        if not problem:
-            return message.replace("argument --", "--", 1)
-        if restricted := re.search(r"Not of type (\w+): (.*) does not conform to restriction (.*)", problem):
-            kind, value, bounds = restricted.groups()
-            return f"--{key} {value} is out of range: it must be a {_words(kind)} ({bounds.replace('v', '', 1)})"
-        if wrong := re.search(r"Not of type (\w+): .*?'(.*)'", problem):
-            kind, value = wrong.groups()
-            return f"--{key} {value!r} is no {_words(kind)}"
-        if choice := re.search(r"Literal\[(.*?)\]\. Got value: (.*)", problem):
-            choices, value = [each.strip("' ") for each in choice.group(1).split(",")], choice.group(2)
-            return f"--{key} {value!r} is none of {', '.join(choices)}{suggestion(value, choices)}"
-        return f"--{key}: {problem}"
+    def _refusal(self, key: str, value: Any, where: str) -> str | None:
+        hint = self._types().get(key)
+        if hint is None:
+            return None
+        near = suggestion(str(value), _choices(hint))
+        return f"{where}{key} must be {described(hint)}, not {_shown(value)}{near}"
 
     def _see(self) -> str:
         return f"; see `{self.prog} --help`"
+
+
+def described(hint: Any) -> str:
+    """What a value of this type looks like, as the end of "it must be"."""
+    if hint in WORDS:
+        return WORDS[hint]
+    parts = get_args(hint)
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(described(part) for part in parts)
+    if get_origin(hint) is list:
+        return "a list such as [1,2]" if issubclass(parts[0], int | float) else "a list such as [one,two]"
+    plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+    return plain.get(hint) or f"a {_words(getattr(hint, '__name__', str(hint)))}"
 
 
 def settings_parser(topic: Topic, command: Callable[..., Any], prog: str) -> OneLineParser:
@@ -162,6 +183,13 @@ def settings_parser(topic: Topic, command: Callable[..., Any], prog: str) -> One
     parser.add_class_arguments(topic.model, "model", skip={"shape", "outputs"})
     outside: set[str | int] = {"monitor", "mode", "folder", "logger", "callbacks"}
     parser.add_function_arguments(make_trainer, "trainer", skip=outside)
+    for action in parser._actions:
+        if action.dest in GROUPS:
+            action.help = argparse.SUPPRESS  # a whole group from a file: --config does that for all of them
+    types = parser._types()
+    for key in topic.defaults:
+        if key not in types:
+            raise CourseError(f"topic {topic.name} has a default for {key}, which is no setting{suggestion(key, types)}")
     parser.set_defaults(dict(topic.defaults))
     return parser
 
@@ -174,21 +202,40 @@ def resolve(parsed: Namespace) -> tuple[Settings, dict[str, Any]]:
     return Settings(**groups, seed=values.pop("seed")), values
 
 
-def _files_and_rest(flags: Sequence[str]) -> tuple[list[str], list[str]]:
-    files, rest, waiting = [], [], False
-    for flag in flags:
-        if waiting:
-            files.append(flag)
-            waiting = False
-        elif flag == "--config":
-            waiting = True
-        elif flag.startswith("--config="):
-            files.append(flag.removeprefix("--config="))
-        else:
-            rest.append(flag)
-    if waiting:
-        raise SettingsError("--config needs the path of a YAML file")
-    return files, rest
+def _read(file: str) -> Mapping[str, Any]:
+    """The content of a YAML file with settings."""
+    path = Path(file)
+    if not path.is_file():
+        known = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = suggestion(file, known) or (f"; there are {', '.join(known[:10])}" if known else "")
+        raise SettingsError(f"--config {file} is no file{hint}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or one_line(error)
+        raise SettingsError(f"--config {file}{place} is not valid YAML: {problem}") from error
+    if values is None:
+        raise SettingsError(f"--config {file} is empty: write at least one setting into it, or leave it out")
+    if not isinstance(values, Mapping):
+        raise SettingsError(f"--config {file} must hold keys and values, not a {type(values).__name__}")
+    return values
+
+
+def _choices(hint: Any) -> list[str]:
+    """The words that a type admits."""
+    if get_origin(hint) is Literal:
+        return [str(choice) for choice in get_args(hint)]
+    return [choice for part in get_args(hint) for choice in _choices(part)]
+
+
+def _shown(value: Any) -> str:
+    """A value as it is written in YAML, in one line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = one_line(value)
+    return repr(text) if not text or " " in text else text
 
 
 def _plain(value: Any) -> Any:

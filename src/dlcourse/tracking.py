@@ -4,16 +4,20 @@ The store is an MLflow tracking store: SQLite and files under ``mlruns/`` unless
 Everything goes through an `MlflowClient` of its own: MLflow's global state (active run, tracking URI) is left alone.
 """
 
+import errno
 import getpass
+import http.client
 import importlib.metadata
 import json
 import logging
 import math
 import os
 import platform
+import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -23,7 +27,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +61,10 @@ SECONDS_BETWEEN_WRITES = 1.0
 
 @dataclass(frozen=True)
 class Store:
-    """Where runs are kept. ``folder`` is the ``mlruns/`` of a store of files, None for a server or another database."""
+    """Where runs are kept.
+
+    ``folder`` is that of a store of files, ``mlruns/`` unless told otherwise; None for a server or another database.
+    """
 
     uri: str
     folder: Path | None
@@ -68,14 +75,14 @@ class Store:
 
     @property
     def shown(self) -> str:
-        return str(self.folder) if self.folder else self.uri
+        return str(self.folder) if self.folder and self.folder.name == "mlruns" else self.uri
 
     def experiment(self, topic: str) -> str:
         """The id of the topic's experiment, made where it is missing."""
         found = self.client.get_experiment_by_name(topic)
         if found is None:
             place = (self.folder / "artifacts" / topic).as_uri() if self.folder else None
-            # Without this tag MLflow's UI opens an experiment on its pages for language models.
+            # By this tag MLflow knows an experiment with models to train from one with language models.
             tags = {"mlflow.experimentKind": "custom_model_development"}
             try:
                 return str(self.client.create_experiment(topic, artifact_location=place, tags=tags))
@@ -85,8 +92,9 @@ class Store:
                     raise
         if found.lifecycle_stage == "deleted":
             raise CourseError(
-                f"the experiment {topic!r} was deleted in {self.shown}: restore it with "
-                f"`mlflow experiments restore --experiment-id {found.experiment_id}`, or choose another store"
+                f"the experiment {topic!r} was deleted in {self.shown}: choose another store, or restore it with "
+                f"`{_mlflow('experiments', 'restore', '--experiment-id', found.experiment_id)}` "
+                f"while MLFLOW_TRACKING_URI is {self.uri}"
             )
         return str(found.experiment_id)
 
@@ -158,18 +166,23 @@ def open_store(start: Path | None = None) -> Store:
         return _open_other(uri)
     start = (start or Path.cwd()).resolve()
     folder = next((place / "mlruns" for place in (start, *start.parents) if (place / "mlruns").is_dir()), None)
-    folder = folder or start / "mlruns"
+    return _open_files((folder or start / "mlruns") / "mlflow.db")
+
+
+def _open_files(database: Path) -> Store:
+    """A store of files: a SQLite database with the artifacts beside it, made under a lock where it is missing."""
+    folder = database.parent
     _check_folder(folder)
-    database = folder / "mlflow.db"
     store = Store(f"sqlite:///{database.as_posix()}", folder)
     with store.alone("store"):
         if not database.exists():
             if any(folder.glob("*/meta.yaml")):
                 raise CourseError(
                     f"{folder} holds runs in MLflow's old file format; take them over with "
-                    f"`mlflow migrate-filestore --source {folder} --target {store.uri}`"
+                    f"`{_mlflow('migrate-filestore', '--source', str(folder), '--target', store.uri)}`"
                 )
             log.info("making the store %s (once, takes some seconds)", database)
+        _check_sqlite(database)
         _check_database(store)
     return store
 
@@ -186,9 +199,27 @@ def _check_folder(folder: Path) -> None:
         ) from error
 
 
+def _check_sqlite(database: Path) -> None:
+    """Ask SQLite itself first: a file that cannot be opened MLflow tries again and again, for 100 seconds."""
+    if not database.exists():
+        return
+    try:
+        with closing(sqlite3.connect(database, timeout=60)) as connection:
+            connection.execute("PRAGMA schema_version")
+        if not os.access(database, os.W_OK):
+            raise PermissionError(errno.EACCES, "it may not be written")
+    except (sqlite3.Error, OSError) as error:
+        raise CourseError(
+            f"{database} cannot be opened as a database ({one_line(error)}): move it away and a new one is made, "
+            "or set MLFLOW_TRACKING_URI to another store"
+        ) from error
+
+
 def _open_other(uri: str) -> Store:
     parts = urllib.parse.urlsplit(uri)
-    if parts.scheme in ("", "file"):
+    if uri.startswith("sqlite:///") and not parts.query:
+        return _open_files(Path(uri.removeprefix("sqlite:///")).resolve())
+    if len(parts.scheme) < 2 or parts.scheme == "file":  # one letter is a drive's
         raise CourseError(
             f"MLFLOW_TRACKING_URI is {uri}, a folder, and MLflow no longer keeps runs in folders: "
             "set it to sqlite:///PATH/mlflow.db or to a server's address, or unset it"
@@ -196,12 +227,13 @@ def _open_other(uri: str) -> Store:
     if parts.scheme in ("http", "https"):
         try:
             urllib.request.urlopen(uri, timeout=10).close()
-        except urllib.error.HTTPError:
-            pass  # it answers; whether it lets us in shows with the first real request
-        except (OSError, ValueError) as error:
-            raise CourseError(
-                f"the tracking server {uri} does not answer ({one_line(error)}): start it, or unset MLFLOW_TRACKING_URI"
-            ) from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            # With a lower status it answers; whether it lets us in shows with the first real request.
+            if not isinstance(error, urllib.error.HTTPError) or error.code >= 500:
+                raise CourseError(
+                    f"the tracking server {uri} does not answer ({one_line(error)}): start it, "
+                    "or unset MLFLOW_TRACKING_URI"
+                ) from error
     store = Store(uri, None)
     _check_database(store)
     return store
@@ -217,9 +249,16 @@ def _check_database(store: Store) -> None:
             if _is_newer(message):
                 remedy = "was made by a newer MLflow: update this one (pip install -U mlflow), or use another folder"
             else:
-                remedy = f"was made by an older MLflow: copy it to be safe, then run `mlflow db upgrade {store.uri}`"
+                upgrade = _mlflow("db", "upgrade", store.uri)
+                remedy = f"was made by an older MLflow: copy it to be safe, then run `{upgrade}`"
             raise CourseError(f"the store {store.shown} {remedy}") from error
         raise CourseError(f"the store {store.shown} cannot be opened: {message[:300]}") from error
+
+
+def _mlflow(*arguments: str) -> str:
+    """A command of this environment's MLflow, to be typed in any folder."""
+    command = [sys.executable, "-m", "mlflow", *arguments]
+    return shlex.join(command) if os.name == "posix" else subprocess.list2cmdline(command)
 
 
 def _is_newer(message: str) -> bool:
@@ -445,7 +484,12 @@ def _plain(value: object) -> str:
 
 
 def _command() -> str:
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv and sys.argv[0] else "python"
+    """The command line, to be typed again."""
+    if not sys.argv or not sys.argv[0]:
+        return "python"
+    program = Path(sys.argv[0])
+    name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
+    return " ".join([name, *map(shlex.quote, sys.argv[1:])])
 
 
 def _user() -> str:

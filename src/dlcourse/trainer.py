@@ -24,6 +24,8 @@ from dlcourse.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 log = logging.getLogger(__name__)
 
+SECONDS_BETWEEN_CHECKPOINTS = 1.0
+
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true"]
 
@@ -176,7 +178,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class KeptCheckpoint(ModelCheckpoint):
-    """One file that always holds the newest state, or with ``monitor`` the best one."""
+    """One file that holds the newest state, or with ``monitor`` the best one.
+
+    The newest is written when the last writing is a second ago, and at the end: epochs that are shorter are trained
+    again faster than they are saved.
+    """
 
     def __init__(
         self, folder: Path | str, filename: str, *, monitor: str | None = None, mode: Literal["min", "max"] = "min"
@@ -191,6 +197,13 @@ class KeptCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
+        self._saved = 0.0
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        is_last = trainer.should_stop or trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+        if self.monitor or is_last or time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS:
+            super().on_train_epoch_end(trainer, pl_module)
+            self._saved = time.monotonic()
 
     @property
     def path(self) -> Path:

@@ -1,38 +1,117 @@
 """MLflow's own pages on the store in force."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import suppress
+from typing import IO
 
-from dlcourse.errors import CourseError
+import psutil  # type: ignore[import-untyped]
+
+from dlcourse.errors import CourseError, one_line
 from dlcourse.ranges import PositiveInt
-from dlcourse.tracking import open_store
+from dlcourse.tracking import Interrupted, Store, interruptible, open_store
+
+# The link decides: without it MLflow's pages open on language models, whatever the experiment is tagged as.
+MODEL_TRAINING = "?workflowType=machine_learning"
 
 
 def ui(*, host: str = "127.0.0.1", port: PositiveInt = 5000) -> int:
     """Serve the runs to a browser until Ctrl-C.
 
     Args:
-        host: Address to serve on; 0.0.0.0 lets other machines in, whoever they are.
+        host: Address to serve on; 0.0.0.0 lets other machines in, which MLFLOW_SERVER_ALLOWED_HOSTS and
+            MLFLOW_SERVER_CORS_ALLOWED_ORIGINS name.
         port: Port to serve on.
     """
     store = open_store()
     if store.uri.startswith("http"):
-        print(f"the runs are on a server: open {store.uri}")
+        print(f"the runs are on a server; open\n{links(store, store.uri.rstrip('/'))}")
         return 0
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise CourseError(f"port {port} of {host} is taken: choose another with --port, say {port + 1}") from error
-    print(f"open http://{host}:{port}/#/experiments (Ctrl-C ends it)", flush=True)
+    _check_free(host, port)
+    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
     if store.folder:
         command += ["--default-artifact-root", (store.folder / "artifacts").as_uri()]
-    try:
-        return subprocess.run(command, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    switches = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for language models
+    }
+    print("starting MLflow's pages", flush=True)
+    # The server's session is its own, so that Ctrl-C comes here alone and the server is ended in order.
+    with tempfile.TemporaryFile() as said:
+        server = subprocess.Popen(
+            command, env=os.environ | switches, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            with interruptible():
+                if _answers(server, address):
+                    print(f"Ctrl-C ends it; open\n{links(store, address)}", flush=True)
+                    server.wait()
+        except Interrupted as interrupted:
+            return 0 if interrupted.signum == signal.SIGINT else 128 + interrupted.signum
+        finally:
+            _end(server)
+        raise CourseError(f"MLflow's server ended by itself, with status {server.returncode}: {_last_line(said)}")
+
+
+def links(store: Store, address: str) -> str:
+    """A line for each topic that has runs, with the address of their page."""
+    experiments = store.client.search_experiments(order_by=["name ASC"])
+    pages = {
+        each.name: f"{address}/#/experiments/{each.experiment_id}/runs{MODEL_TRAINING}"
+        for each in experiments
+        if store.client.search_runs([each.experiment_id], max_results=1)
+    }
+    pages = pages or {"no runs yet": f"{address}/#/experiments{MODEL_TRAINING}"}
+    width = max(map(len, pages))
+    return "\n".join(f"  {name:<{width}}  {page}" for name, page in pages.items())
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise CourseError(
+                f"port {port} of {host} cannot be served on ({reason}): choose another with --port"
+            ) from error
+
+
+def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
+    """Wait until the server answers; False where it ends before it does."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while server.poll() is None:
+        with suppress(OSError):
+            direct.open(f"{address}/health", timeout=5).close()
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End the server and the processes that it has started."""
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(server.pid)
+        family = [*first.children(recursive=True), first]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        for process in psutil.wait_procs(family, timeout=10)[1]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    server.wait()
+
+
+def _last_line(said: IO[bytes]) -> str:
+    said.seek(0)
+    lines = said.read().decode(errors="replace").strip().splitlines()
+    return one_line(lines[-1])[:300] if lines else "it said nothing"

@@ -1,0 +1,127 @@
+"""Every command and every example of the README, run."""
+
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dlcourse
+from dlcourse.cli import main
+from tests.conftest import EXPERIMENTS, ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FEW = ["--trainer.max_epochs", "2"]
+
+
+def block(marker: str) -> str:
+    """The code between ``<!-- marker -->`` and its end."""
+    found = re.search(rf"<!-- {re.escape(marker)} -->\n```\w+\n(.*?)```\n<!-- /", README, re.DOTALL)
+    assert found, f"README has no block {marker!r}"
+    return found.group(1)
+
+
+def commands(beginning: str) -> list[str]:
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+    return [line.partition("#")[0].strip() for line in lines if line.startswith(beginning)]
+
+
+@pytest.fixture
+def checkout(project: Path) -> Path:
+    """A project with what a clone has, beside a store of its own."""
+    (project / "experiments").symlink_to(EXPERIMENTS)
+    return project
+
+
+def masked(card: str) -> str:
+    """A card without what is another in every run."""
+    card = re.sub(r"\b[0-9a-f]{32}\b", "ID", card)
+    card = re.sub(r"[0-9.]+ s\b", "SECONDS s", card)
+    return re.sub(r"in \S*mlruns", "in mlruns", card).strip()
+
+
+def test_card_is_the_one_that_the_first_command_prints(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "height-weight", "--config", "experiments/height-weight/default.yaml"]) == 0
+    assert masked(capsys.readouterr().out) == masked(block("card"))
+
+
+@pytest.mark.parametrize("command", commands("make train-"))
+def test_make_trains(checkout: Path, command: str) -> None:
+    dry_run = subprocess.run(
+        f"{command} --dry-run --old-file .venv/.ready --directory {shlex.quote(str(ROOT))}",
+        shell=True, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""},
+    )  # fmt: skip
+    line = next(line for line in dry_run.stdout.splitlines() if "-m dlcourse" in line)
+    assert main([*shlex.split(line.partition("-m dlcourse ")[2]), *FEW]) == 0
+
+
+def test_dlcourse_commands(checkout: Path) -> None:
+    assert main(["train", "height-weight", "--name", "default", *FEW]) == 0
+    for command in commands("dlcourse "):
+        arguments = shlex.split(command)[1:]
+        ends_by_itself = "--help" in arguments or "--print_config" in arguments
+        few = FEW if arguments[0] == "train" else []
+        if ends_by_itself:
+            with pytest.raises(SystemExit) as ended:
+                main([*arguments, *few])
+            assert ended.value.code == 0, command
+        else:
+            assert main([*arguments, *few]) == 0, command
+
+
+def test_python_example(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = next(each for each in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "dlcourse.train" in each)
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("learned")
+
+
+def test_practitioners_example(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = checkout / "example.py"
+    example.write_text(block("example: practitioner"), encoding="utf-8")
+    runpy.run_path(str(example))
+    assert (checkout / "checkpoints" / "best.ckpt").is_file()
+    assert (checkout / "checkpoints" / "last.ckpt").is_file()
+    loss = float(re.search(r"tensor\(([0-9.e-]+)", capsys.readouterr().out)[1])  # type: ignore[index]
+    assert loss < 0.01
+
+
+@pytest.fixture
+def iris_package(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The README's package, as pip leaves it: the module, and the entry point in its metadata."""
+    site = checkout / "site"
+    metadata = site / "my_course-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (site / "iris.py").write_text(block("example: topic iris.py"), encoding="utf-8")
+    entry_points = re.search(
+        r'entry-points\."dlcourse\.topics"\]\niris = "(.*)"', block("example: package pyproject.toml")
+    )
+    assert entry_points
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my-course\nVersion: 1.0\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text(f"[dlcourse.topics]\niris = {entry_points[1]}\n", encoding="utf-8")
+    (checkout / "default.yaml").write_text(block("example: experiment default.yaml"), encoding="utf-8")
+    monkeypatch.syspath_prepend(site)
+    yield checkout
+    sys.modules.pop("iris", None)
+
+
+def test_a_topic_of_ones_own(iris_package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["topics"]) == 0
+    assert "iris\tIris: three flowers told apart" in capsys.readouterr().out
+    assert main(["train", "iris", "--config", "default.yaml"]) == 0
+    assert "learned: better than majority" in capsys.readouterr().out
+
+
+def test_linked_files_are_there() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+def test_topics_are_named() -> None:
+    for name in dlcourse.topics.titles():
+        assert f"| `{name}` |" in README

@@ -1,0 +1,68 @@
+"""The course's figures for heights and weights."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import dlcourse
+from dlcourse import baselines
+from dlcourse.cli import main
+from dlcourse.data import CourseData
+from dlcourse.experiment import Result
+from tests.conftest import EXPERIMENTS
+
+HEIGHT_WEIGHT = EXPERIMENTS / "height-weight"
+
+
+def over_least_squares(result: Result) -> float:
+    """Training error over that of least squares on the same rows."""
+    data, model = result.data, result.model
+    assert isinstance(data, CourseData)
+    assert model is not None
+    rows = data.splits["train"]
+    inputs, targets = data.rows.inputs[rows], data.rows.targets[rows]
+    best = (baselines.least_squares(inputs, targets)(inputs) - targets).double().square().mean()
+    with torch.no_grad():
+        return float((model(inputs) - targets).double().square().mean() / best)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_default_reaches_least_squares(project: Path, seed: int) -> None:
+    result = dlcourse.train("height-weight", config=HEIGHT_WEIGHT / "default.yaml", seed=seed)
+    assert over_least_squares(result) <= 1.0005
+    assert result.verdict.headline == "learned: no better and no worse than least-squares"
+    assert result.metrics["best/epoch"] < 199, "early stopping has not stopped it"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_notes_come_close_to_least_squares(project: Path, seed: int) -> None:
+    result = dlcourse.train("height-weight", config=HEIGHT_WEIGHT / "notes.yaml", seed=seed)
+    assert over_least_squares(result) <= 1.002
+    assert result.metrics["best/epoch"] == 99
+    assert "not measured" in result.card
+
+
+@pytest.mark.slow
+def test_table_answers_the_course_question_for_20_seeds(project: Path) -> None:
+    answers = [
+        dlcourse.train("height-weight", config=HEIGHT_WEIGHT / "table.yaml", seed=seed).answers["176"]
+        for seed in range(20)
+    ]
+    assert answers == pytest.approx([70.30] * 20, abs=0.05)
+
+
+def test_raw_heights_diverge_and_the_run_says_why(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["train", "height-weight", "--config", str(HEIGHT_WEIGHT / "table.yaml"), "--data.standardize=false"]) == 1
+    )
+    card = capsys.readouterr().out
+    assert "diverged" in card
+    assert "lower --model.lr (0.01) or standardise the inputs (--data.standardize true)" in card
+    store = dlcourse.open_store()
+    run = store.find_run("table, data.standardize=False", "height-weight")
+    assert run.info.status == "FAILED"
+    assert run.data.tags["dlcourse.error"].startswith("diverged")
+    assert all(math.isfinite(value) for value in run.data.metrics.values())
+    assert not store.client.search_logged_models([run.info.experiment_id])
