@@ -11,8 +11,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dlcourse.data import CourseData, Rows
     from dlcourse.errors import CourseError, SettingsError
-    from dlcourse.experiment import Result, test, train
+    from dlcourse.experiment import test, train
     from dlcourse.learning import BinaryClassifier, Classifier, CourseModel, Regressor
+    from dlcourse.reporting import Result
     from dlcourse.topics import Topic
     from dlcourse.tracking import open_store
     from dlcourse.trainer import make_trainer
@@ -24,7 +25,7 @@ _HOMES = {
     "CourseError": "errors",
     "CourseModel": "learning",
     "Regressor": "learning",
-    "Result": "experiment",
+    "Result": "reporting",
     "Rows": "data",
     "SettingsError": "errors",
     "Topic": "topics",

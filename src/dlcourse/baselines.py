@@ -41,6 +41,22 @@ def ridge(inputs: Tensor, targets: Tensor) -> Predictor:
     return _linear(inputs, targets, 1.0)
 
 
+def logistic_regression(inputs: Tensor, targets: Tensor) -> Predictor:
+    """scikit-learn's logistic regression with its usual penalty (C = 1), on standardised inputs."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    pipeline.fit(inputs.flatten(1).double().numpy(), targets.numpy())
+
+    def logits(rows: Tensor) -> Tensor:
+        scores = torch.from_numpy(pipeline.decision_function(rows.flatten(1).double().numpy())).float()
+        return scores[:, None] if scores.ndim == 1 else scores
+
+    return logits
+
+
 def _linear(inputs: Tensor, targets: Tensor, penalty: float) -> Predictor:
     """Least squares with a penalty on every weight but the bias; the shortest solution where there are several."""
     inputs, targets = inputs.double().flatten(1), targets.double()

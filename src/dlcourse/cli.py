@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CourseError as error:
         print(f"dlcourse: {error}", file=sys.stderr)
         return error.exit_status
+    except SystemExit as end:  # argparse, once it has printed what --help or --print_config asks for
+        return int(end.code or 0)
     except KeyboardInterrupt:
         print("dlcourse: stopped", file=sys.stderr)
         return 130
@@ -63,7 +65,7 @@ def _topic_list() -> str:
 
 def _topics(flags: list[str]) -> int:
     if flags:
-        raise SettingsError(f"dlcourse topics takes nothing more, and got {flags[0]!r}")
+        raise SettingsError(f"topics takes nothing more, and got {flags[0]!r}")
     for name, title in topics.titles().items():
         print(f"{name}\t{title}")
     return 0
@@ -75,7 +77,7 @@ def _topic(verb: str, flags: list[str]) -> tuple[topics.Topic | None, list[str]]
         if flags and flags[0] in ("-h", "--help"):
             print(f"usage: dlcourse {verb} TOPIC [FLAGS]\n\n{VERBS[verb]}\n\n{_topic_list()}")
             return None, []
-        raise SettingsError(f"dlcourse {verb} needs a topic before its flags: one of {', '.join(topics.titles())}")
+        raise SettingsError(f"{verb} needs a topic before any flag: one of {', '.join(topics.titles())}")
     return topics.find(flags[0]), flags[1:]
 
 
@@ -96,7 +98,7 @@ def _train(flags: list[str]) -> int:
     print(result.card, file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print(json.dumps(result.as_dict()))
-    return 1 if result.verdict.headline == "diverged" else 0
+    return 1 if result.headline == "diverged" else 0
 
 
 def _test(flags: list[str]) -> int:
@@ -107,6 +109,7 @@ def _test(flags: list[str]) -> int:
     from dlcourse.settings import OneLineParser
 
     parser = OneLineParser(prog=f"dlcourse test {topic.name}")
+    parser.add_json()
     parser.add_function_arguments(test, None, as_group=False, skip={"topic"})
     asked = parser.parse_flags([flag for flag in flags if flag != "--json"])
     metrics = test(topic, run=asked.run, checkpoint=asked.checkpoint)

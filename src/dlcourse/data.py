@@ -1,15 +1,18 @@
 """Rows, and how they are split, scaled and dealt out in batches."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
+from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -19,6 +22,17 @@ from dlcourse.ranges import Fraction, NonNegativeInt, PositiveInt
 Batch = tuple[Tensor, Tensor]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def data_folder() -> Path:
+    """Where data sets are kept.
+
+    ``DLCOURSE_DATA_DIR``, else ``data/`` of the nearest folder upwards that has one, else a new one here.
+    """
+    if named := os.environ.get("DLCOURSE_DATA_DIR"):
+        return Path(named)
+    here = Path.cwd()
+    return next((place / "data" for place in (here, *here.parents) if (place / "data").is_dir()), here / "data")
 
 
 @dataclass(frozen=True)
@@ -106,8 +120,8 @@ class CourseData(L.LightningDataModule, ABC):
 
     @property
     def judged(self) -> Split:
-        """The split that a run is judged by: the test rows, and without any the rows it was trained on."""
-        return "test" if len(self.splits["test"]) else "train"
+        """The split that a run is judged by: test rows, else validation rows, else training rows."""
+        return next(split for split in ("test", "val", "train") if len(self.splits[split]))
 
     @property
     def shape(self) -> list[int]:
@@ -130,6 +144,26 @@ class CourseData(L.LightningDataModule, ABC):
             mean, deviation = torch.zeros_like(mean), torch.ones_like(deviation)
         return mean.float(), torch.where(deviation > 0, deviation, 1.0).float()
 
+    def fold(self, number: int, folds: int, repeat: int = 0) -> None:
+        """Make test rows of one of ``folds`` equal parts of all rows, stratified for classes.
+
+        The other rows are split into training and validation rows by ``val_fraction``. Each repeat deals anew.
+
+        Raises:
+            SettingsError: A class has fewer rows than there are folds.
+        """
+        targets = self.rows.targets.numpy() if self.rows.classes else np.zeros(len(self.rows.targets), dtype=int)
+        counts = np.bincount(targets, minlength=max(len(self.rows.classes), 1))
+        if counts.min() < folds:
+            of_class = f" of class {self.rows.classes[counts.argmin()]}" if self.rows.classes else ""
+            raise SettingsError(f"--folds {folds} needs as many rows{of_class}, and there are {counts.min()}")
+        dealer = StratifiedKFold(folds, shuffle=True, random_state=self.split_seed + repeat)
+        rest, test = list(dealer.split(targets, targets))[number]
+        inner = _split(targets[rest], self.fractions["val"], 0, self.split_seed + repeat)
+        self.splits = {split: torch.from_numpy(rest)[inner[split]] for split in ("train", "val")}
+        self.splits["test"] = torch.from_numpy(test)
+        self.__dict__.pop("scaling", None)
+
     def refit(self) -> None:
         """Make training rows of the validation rows, once they have served to choose."""
         train = torch.cat([self.splits["train"], self.splits["val"]]).sort().values
@@ -151,10 +185,22 @@ class CourseData(L.LightningDataModule, ABC):
 
     def ordered(self, split: Split) -> DataLoader[Batch]:
         """The rows of a split in their own order, for measuring."""
-        return DataLoader(self.part(split), max(self.batch_size, 1024), collate_fn=_as_is, generator=torch.Generator())
+        return self._ordered(self.splits[split])
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        return self.ordered("val") if len(self.splits["val"]) else []
+    def _ordered(self, rows: Tensor) -> DataLoader[Batch]:
+        part = TensorRows(self.rows.inputs, self.rows.targets, rows)
+        return DataLoader(part, max(self.batch_size, 1024), collate_fn=_as_is, generator=torch.Generator())
+
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        """The validation rows, and beside them training rows to be measured likewise, so that a gap can be seen.
+
+        All training rows, or as many of them as there are validation rows where those are more than a thousand.
+        """
+        val, train = self.splits["val"], self.splits["train"]
+        if not len(val):
+            return []
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.split_seed))
+        return [self._ordered(val), self._ordered(train[order[: max(len(val), 1000)].sort().values])]
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
         return self.ordered("test") if len(self.splits["test"]) else []
@@ -213,6 +259,11 @@ def _split(labels: np.ndarray[Any, Any], val: float, test: float, seed: int) -> 
     sizes = np.array([len(rows) for rows in members])
     tests = _share(sizes, test, sizes, "test_fraction")
     vals = _share(sizes, val, sizes - tests, "val_fraction")
+    if not (sizes - tests - vals).any():
+        raise SettingsError(
+            f"--data.val_fraction {val} and --data.test_fraction {test} of {len(labels)} rows leave none to train on: "
+            "lower one of them"
+        )
     parts = {
         "test": [rows[:k] for rows, k in zip(members, tests, strict=True)],
         "val": [rows[k : k + n] for rows, k, n in zip(members, tests, vals, strict=True)],

@@ -5,6 +5,7 @@ The model is a program of `torch.export` (format pt2): it takes raw inputs, need
 
 import importlib.metadata
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CourseError: There is no such file, or it is no checkpoint.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch's remarks on files that are none of its own
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CourseError(f"there is no checkpoint {path}") from error
-    except Exception as error:  # torch.load raises a dozen kinds for a file that is cut off or something else
-        raise CourseError(f"{path} is no checkpoint, or a damaged one: {one_line(error)[:120]}") from error
+    except Exception as error:  # torch.load raises a dozen kinds, whose messages advise to load the file unsafely
+        raise CourseError(
+            f"{path} is no checkpoint: it is damaged, or holds more than the weights and plain values that are read"
+        ) from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise CourseError(f"{path} is no Lightning checkpoint: it has no state_dict")
     return content

@@ -1,13 +1,19 @@
 """Pictures: pure functions from arrays to a matplotlib Figure, drawn without pyplot and its global state."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from sklearn import metrics
 from torch import Tensor
 
 from dlcourse.data import SPLITS, CourseData
+from dlcourse.evaluating import Evaluation
+from dlcourse.learning import CourseModel
+from dlcourse.overfitting import Overfitting
 
 COLOURS = {"train": "#1f77b4", "val": "#d95f02", "test": "#7570b3"}
 NAMES = {"train": "training", "val": "validation", "test": "test"}
@@ -26,9 +32,15 @@ def smoothed(values: Sequence[float], weight: float = 0.6) -> list[float]:
 
 
 def learning_curves(
-    history: Mapping[str, Sequence[tuple[int, float]]], metric: str = "loss", best_epoch: int | None = None
+    history: Mapping[str, Sequence[tuple[int, float]]],
+    metric: str = "loss",
+    best_epoch: int | None = None,
+    overfitting: Overfitting | None = None,
 ) -> Figure:
-    """A metric of training and validation over the epochs, raw and smoothed (dashed), with the epoch kept."""
+    """A metric of training and validation over the epochs, raw and smoothed (dashed), with the epoch kept.
+
+    Where the run overfitted, the epochs from which on it did are shaded.
+    """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     shown: list[float] = []
@@ -44,6 +56,9 @@ def learning_curves(
         axes.plot(epochs, smoothed(values), "--", color=colour, linewidth=1, alpha=0.7, label=f"{name}, smoothed")
     if best_epoch is not None:
         axes.axvline(best_epoch, color="black", linestyle=":", linewidth=1.2, label=f"weights kept: epoch {best_epoch}")
+    if overfitting and overfitting.epoch is not None:
+        last = max(step for name, points in history.items() if name.startswith("val/") for step, _ in points)
+        axes.axvspan(overfitting.epoch, last, color="#d95f02", alpha=0.12, label="overfitting")
     if shown and min(shown) > 0 and max(shown) > 10 * min(shown):
         axes.set_yscale("log")
     axes.set(xlabel="epoch", ylabel=metric, title=f"Learning curves: {metric}")
@@ -73,4 +88,75 @@ def lines_through_points(data: CourseData, lines: Mapping[str, Callable[[Tensor]
     axes.set(xlabel=data.rows.features[0], ylabel=data.rows.answers[0], title="Points and lines")
     axes.grid(alpha=0.3)
     axes.legend()
+    return figure
+
+
+def confusion_matrix(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    """How many rows of each class were given to which class."""
+    outputs, classes = judged.outputs, data.rows.classes
+    given = (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
+    counts = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+    counts.index_put_((judged.targets, given), torch.ones(len(given), dtype=torch.int64), accumulate=True)
+    figure = Figure(figsize=(3.5 + 0.5 * len(classes), 3 + 0.5 * len(classes)), layout="constrained")
+    axes = figure.add_subplot()
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for true, predicted in np.ndindex(*counts.shape):
+        colour = "white" if shares[true, predicted] > 0.5 else "black"
+        axes.text(predicted, true, str(int(counts[true, predicted])), ha="center", va="center", color=colour)
+    ticks = range(len(classes))
+    axes.set_xticks(ticks, classes, rotation=30, ha="right")
+    axes.set_yticks(ticks, classes)
+    axes.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, {NAMES[judged.split]} rows")
+    return figure
+
+
+def _probabilities(model: CourseModel, judged: Evaluation) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    return judged.targets.numpy(), model.predictions(judged.outputs).numpy()
+
+
+def _unit_square(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def roc_curve(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    """True against false positive rate over all thresholds, with the area under the curve."""
+    targets, probabilities = _probabilities(model, judged)
+    title = f"ROC, {NAMES[judged.split]} rows"
+    figure, axes = _unit_square(title, "false positive rate", "true positive rate (sensitivity)")
+    false, true, _ = metrics.roc_curve(targets, probabilities)
+    axes.plot([0, 1], [0, 1], ":", color="grey", label="chance")
+    axes.plot(false, true, color=COLOURS["train"], label=f"AUROC {metrics.auc(false, true):.3f}")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def precision_recall_curve(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    """Precision against recall over all thresholds, with the average precision."""
+    targets, probabilities = _probabilities(model, judged)
+    figure, axes = _unit_square(f"Precision and recall, {NAMES[judged.split]} rows", "recall", "precision")
+    precision, recall, _ = metrics.precision_recall_curve(targets, probabilities)
+    axes.axhline(targets.mean(), linestyle=":", color="grey", label=f"share of {data.rows.classes[1]}")
+    average = metrics.average_precision_score(targets, probabilities)
+    axes.step(recall, precision, where="post", color=COLOURS["train"], label=f"average precision {average:.3f}")
+    axes.legend(loc="lower left")
+    return figure
+
+
+def calibration_curve(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    """Share of the positive class among rows of about the same predicted probability (fifths of the rows)."""
+    targets, probabilities = _probabilities(model, judged)
+    title = f"Calibration, {NAMES[judged.split]} rows"
+    figure, axes = _unit_square(title, f"predicted probability of {data.rows.classes[1]}", "share that are")
+    axes.plot([0, 1], [0, 1], ":", color="grey", label="perfect")
+    groups = np.array_split(np.argsort(probabilities), min(5, len(targets)))
+    predicted = [probabilities[group].mean() for group in groups]
+    shares = [targets[group].mean() for group in groups]
+    errors = [np.sqrt(max(share * (1 - share), 1e-9) / len(group)) for share, group in zip(shares, groups, strict=True)]
+    axes.errorbar(predicted, shares, errors, marker="o", capsize=3, color=COLOURS["train"], label="± standard error")
+    axes.legend(loc="upper left")
     return figure

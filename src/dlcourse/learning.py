@@ -37,6 +37,8 @@ class CourseModel(L.LightningModule, ABC):
     network: nn.Module
     headline: str
     """The one of `row_scores` that a run's result is reported in."""
+    errors: frozenset[str] = frozenset({"loss"})
+    """The metrics of which less is better."""
 
     def __init__(
         self,
@@ -65,6 +67,12 @@ class CourseModel(L.LightningModule, ABC):
         self.train_metrics = collection.clone("train/")
         self.val_metrics = collection.clone("val/")
         self.test_metrics = collection.clone("test/")
+        # Of training rows in evaluation mode, only what the gap is told in: each metric costs time every epoch.
+        self.gap_metrics = MetricCollection(
+            {name: metric for name, metric in collection.items() if name in ("loss", self.headline)},
+            prefix="gap/train_",
+            compute_groups=False,
+        ).clone()
 
     @abstractmethod
     def metrics(self) -> dict[str, Any]:
@@ -102,40 +110,47 @@ class CourseModel(L.LightningModule, ABC):
         return [f"{split}/{name}" for name in ("loss", *self.metrics())]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._run_on_batch(batch, self.train_metrics)[0]
+        return self._run_on_batch(batch, self.train_metrics)[0].mean()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._run_on_batch(batch, self.val_metrics)
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Measure validation rows, or with ``dataloader_idx`` 1 training rows for the gap; gives the rows' losses."""
+        return self._run_on_batch(batch, self.gap_metrics if dataloader_idx else self.val_metrics)[0]
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._run_on_batch(batch, self.test_metrics)[1]
 
     def _run_on_batch(self, batch: Batch, metrics: MetricCollection) -> tuple[Tensor, Tensor]:
-        """The batch's mean loss and its outputs; the metrics are counted on the device, without waiting for it."""
+        """Each row's loss and outputs; the metrics are counted on the device, without waiting for it."""
         inputs, targets = batch
         outputs = self(inputs)
-        loss = self.row_losses(outputs, targets).mean()
+        losses = self.row_losses(outputs, targets)
         measured = outputs.detach().float()
         predictions = self.predictions(measured)
         for name, metric in metrics.items(keep_base=True):
             if name == "loss":
-                metric.update(loss.detach(), weight=len(targets))
+                metric.update(losses.detach())
             else:
                 metric.update(predictions, targets)
-        return loss, measured
+        return losses, measured
 
     def on_train_epoch_end(self) -> None:
         self._log(self.train_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        self._log(self.val_metrics)
+        measured = self._log(self.val_metrics)
+        if self.gap_metrics["loss"].update_called:
+            trained = self._log(self.gap_metrics)
+            names = [name.removeprefix("gap/train_") for name in trained]
+            self.log_dict({f"gap/{name}": measured[f"val/{name}"] - trained[f"gap/train_{name}"] for name in names})
 
     def on_test_epoch_end(self) -> None:
         self._log(self.test_metrics)
 
-    def _log(self, metrics: MetricCollection) -> None:
-        self.log_dict(metrics.compute())
+    def _log(self, metrics: MetricCollection) -> dict[str, Tensor]:
+        values: dict[str, Tensor] = metrics.compute()
+        self.log_dict(values)
         metrics.reset()
+        return values
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -152,7 +167,7 @@ class CourseModel(L.LightningModule, ABC):
         if self.schedule == "cosine":
             schedule = lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
         else:
-            schedule = lr_scheduler.OneCycleLR(optimizer, max_lr=self.lr, total_steps=steps)
+            schedule = lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=steps, cycle_momentum=False)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -166,8 +181,9 @@ class Regressor(CourseModel, ABC):
     def __init__(
         self, shape: Sequence[int], outputs: int, *, loss: Literal["mse", "mae"] = "mse", **settings: Any
     ) -> None:
-        super().__init__(shape, outputs, **settings)
         self.loss = self.headline = loss
+        self.errors = frozenset({"loss", "mse", "mae"})
+        super().__init__(shape, outputs, **settings)
 
     def metrics(self) -> dict[str, Any]:
         return {"mse": MeanSquaredError(), "mae": MeanAbsoluteError()}
@@ -189,7 +205,8 @@ class BinaryClassifier(CourseModel, ABC):
     headline = "accuracy"
 
     def metrics(self) -> dict[str, Any]:
-        return {"accuracy": BinaryAccuracy(), "auroc": BinaryAUROC(thresholds=1001)}
+        # Exact: counting in bins takes seconds a batch where only deterministic algorithms may be used.
+        return {"accuracy": BinaryAccuracy(), "auroc": BinaryAUROC()}
 
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.squeeze(1).sigmoid()

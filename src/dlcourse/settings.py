@@ -58,8 +58,8 @@ class OneLineParser(ArgumentParser):
         for file in files:
             self._parse_file(file)
         joined = [f"--config={file}" for file in files]
-        joined += [flag if value is None else f"{flag}={value}" for flag, value in given.items()]
-        values = {flag.removeprefix("--").removesuffix("+"): value for flag, value in given.items()}
+        joined += [flag if value is None else f"{flag}={value}" for flag, value in given]
+        values = {flag.removeprefix("--").removesuffix("+"): value for flag, value in given}
         return self._parsed(lambda: self.parse_args(joined), values, "--")
 
     def parse_values(self, values: Mapping[str, Any], file: str | None = None) -> Namespace:
@@ -83,43 +83,55 @@ class OneLineParser(ArgumentParser):
                 raise SettingsError(message) from error
             raise SettingsError(self._refusal(key, given[key], where) or f"{where}{key}: {problem}") from error
 
-    def _files_and_given(self, flags: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
+    def add_json(self) -> None:
+        """Show ``--json`` in the help; the command line itself acts on it."""
+        text = "Print the result as one JSON object on stdout, and everything else on stderr."
+        self.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=text)
+
+    def _files_and_given(self, flags: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
         """The files of ``--config``, and every other flag with its last value, None where it takes none."""
-        known = {option: action.dest for action in self._actions for option in action.option_strings}
-        types = self._types()
         files: list[str] = []
-        given: dict[str, str | None] = {}
+        given: list[tuple[str, str | None]] = []
         waiting = list(flags)
         while waiting:
             word = waiting.pop(0)
             flag, equals, value = word.partition("=")
-            if not word.startswith("-"):
-                raise SettingsError(f"unexpected {word!r} among the flags{self._see()}")
-            if flag not in known:
-                raise SettingsError(f"unknown flag {flag}{suggestion(flag, known) or self._see()}")
-            dest = known[flag]
-            if dest in GROUPS:
-                example = next(option for option in known if option.startswith(f"{flag}."))
-                raise SettingsError(f"{flag} is a group of settings: set one of them, such as {example}")
-            if dest not in types and dest != "config":
+            wanted = self._wanted(word, flag)
+            if not wanted:
                 if equals:
-                    raise SettingsError(f"{flag} takes no value")
-                given[flag] = None
+                    raise SettingsError(f"{flag} takes no value, and got {value}")
+                given.append((flag, None))
                 continue
             if not equals and waiting and not waiting[0].startswith("--"):
                 value = waiting.pop(0)
-            elif not equals and types.get(dest) is bool:
+            elif not equals and wanted == described(bool):
                 value = "true"
-            elif not equals or dest == "config" and not value:
-                wanted = "the path of a YAML file" if dest == "config" else described(types[dest])
+            elif not value:
                 raise SettingsError(f"{flag} needs a value: {wanted}")
-            if dest == "config":
+            if flag == "--config":
                 files.append(value)
             else:
-                given[flag] = value
+                if not flag.endswith("+"):  # such as --data.ask+, each of which adds an entry to a list
+                    given = [pair for pair in given if pair[0] != flag]
+                given.append((flag, value))
         return files, given
 
-    def _types(self) -> dict[str, Any]:
+    def _wanted(self, word: str, flag: str) -> str | None:
+        """What the value of a flag looks like, None for one without; ``word`` is the flag as it was typed."""
+        known = {option: action.dest for action in self._actions for option in action.option_strings}
+        if not word.startswith("-"):
+            raise SettingsError(f"unexpected {word!r} among the flags{self._see()}")
+        if flag not in known:
+            raise SettingsError(f"unknown flag {flag}{suggestion(flag, known) or self._see()}")
+        if known[flag] in GROUPS:
+            example = next(option for option in known if option.startswith(f"{flag}."))
+            raise SettingsError(f"{flag} is a group of settings: set one of them, such as {example}")
+        if flag == "--config":
+            return "the path of a YAML file"
+        types = self.types()
+        return described(types[known[flag]]) if known[flag] in types else None
+
+    def types(self) -> dict[str, Any]:
         """The type of every setting, by its dotted name."""
         hints = ((action.dest, getattr(action, "_typehint", None)) for action in self._actions)
         return {name: hint for name, hint in hints if hint is not None}
@@ -136,7 +148,7 @@ class OneLineParser(ArgumentParser):
                 raise SettingsError(f"{where}{key} is empty: write a setting under it, or leave it out")
             else:
                 raise SettingsError(f"{where}{key} must hold keys and values, not {_shown(value)}")
-        types = self._types()
+        types = self.types()
         for name, value in flat.items():
             if name not in types:
                 near = suggestion(name, types if "." in name else [*types, *GROUPS])
@@ -147,7 +159,7 @@ class OneLineParser(ArgumentParser):
         return flat
 
     def _refusal(self, key: str, value: Any, where: str) -> str | None:
-        hint = self._types().get(key)
+        hint = self.types().get(key)
         if hint is None:
             return None
         near = suggestion(str(value), _choices(hint))
@@ -178,6 +190,7 @@ def settings_parser(topic: Topic, command: Callable[..., Any], prog: str) -> One
 
     parser = OneLineParser(prog=prog, description=topic.title)
     parser.add_argument("--config", action="config", help="YAML file with settings; flags go before it.")
+    parser.add_json()
     parser.add_function_arguments(command, None, as_group=False, skip={"topic", "config", *GROUPS})
     parser.add_class_arguments(topic.data, "data")
     parser.add_class_arguments(topic.model, "model", skip={"shape", "outputs"})
@@ -186,10 +199,11 @@ def settings_parser(topic: Topic, command: Callable[..., Any], prog: str) -> One
     for action in parser._actions:
         if action.dest in GROUPS:
             action.help = argparse.SUPPRESS  # a whole group from a file: --config does that for all of them
-    types = parser._types()
+    types = parser.types()
     for key in topic.defaults:
         if key not in types:
-            raise CourseError(f"topic {topic.name} has a default for {key}, which is no setting{suggestion(key, types)}")
+            near = suggestion(key, types)
+            raise CourseError(f"topic {topic.name} has a default for {key}, which is none of its settings{near}")
     parser.set_defaults(dict(topic.defaults))
     return parser
 

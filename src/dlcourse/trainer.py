@@ -16,10 +16,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import StrategyRegistry
 from tqdm.auto import tqdm
 
 from dlcourse.data import epoch_seed
-from dlcourse.errors import SettingsError, one_line
+from dlcourse.errors import SettingsError, one_line, suggestion
 from dlcourse.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def make_trainer(
     """
     _quiet()
     accelerator = choose_accelerator(accelerator)
+    check_devices(devices, strategy, accelerator)
     keep: list[Callback] = []
     if monitor and patience:
         keep.append(
@@ -125,6 +127,18 @@ def choose_accelerator(wanted: Accelerator) -> Literal["cpu", "cuda", "mps"]:
     if wanted != "mps" and torch.version.cuda is None:
         why = "this PyTorch is built without CUDA"
     raise SettingsError(f"--trainer.accelerator {wanted} is not there ({why}): use auto or cpu")
+
+
+def check_devices(devices: int | Literal["auto"], strategy: str, accelerator: Accelerator) -> None:
+    """Raises `SettingsError` where so many devices are not there, or no strategy has that name."""
+    found = {"cuda": torch.cuda.device_count, "cpu": os.cpu_count}.get(accelerator, lambda: 1)() or 1
+    if devices != "auto" and devices > found:
+        what = "CPU cores" if accelerator == "cpu" else f"{accelerator} devices"
+        raise SettingsError(f"--trainer.devices {devices} is too many: this machine has {found} {what}")
+    known = ["auto", *StrategyRegistry.available_strategies()]
+    if strategy not in known:
+        near = suggestion(strategy, known) or "; there are auto, ddp, fsdp and others of Lightning's"
+        raise SettingsError(f"--trainer.strategy {strategy} is unknown{near}")
 
 
 def choose_precision(wanted: Precision, accelerator: str) -> Any:
@@ -246,6 +260,11 @@ class Divergence(Callback):
         if not abs(self.loss) <= 1e6 * max(abs(self.first), 1e-30) or math.isinf(self.loss):
             self.epoch = trainer.current_epoch
             trainer.should_stop = True
+
+
+def divergence_of(trainer: L.Trainer) -> Divergence:
+    """The watch that `make_trainer` gave a Trainer."""
+    return next(each for each in trainer.callbacks if isinstance(each, Divergence))  # type: ignore[attr-defined]
 
 
 class EpochFigures(Callback):

@@ -67,7 +67,8 @@ def judge(
     generator = torch.Generator().manual_seed(0)
     orders = (torch.randperm(len(losses), generator=generator) for _ in range(PERMUTATIONS))
     mean = float(losses.mean())
-    at_least_as_low = sum(float(shuffled(order).double().mean()) <= mean for order in orders)
+    as_low = mean + 1e-6 * abs(mean)  # the same losses in another order may sum up a little differently
+    at_least_as_low = sum(float(shuffled(order).double().mean()) <= as_low for order in orders)
     p_value = (at_least_as_low + 1) / (PERMUTATIONS + 1)
     skill = 1 - mean / float(baselines[trivial].mean())
     differences = {name: compare(losses, each) for name, each in baselines.items()}

@@ -11,11 +11,12 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dlcourse.errors import CourseError, SettingsError, suggestion
+from dlcourse.errors import CourseError, SettingsError, one_line, suggestion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,8 +53,10 @@ def titles() -> dict[str, str]:
     """Every topic's name and title, in alphabetical order."""
     found = {}
     for name, source in sorted(_sources().items()):
-        path = source if isinstance(source, Path) else _file_of(source)
-        found[name] = _declared(path).get("title", "") if path else ""
+        try:
+            found[name] = _declared(source if isinstance(source, Path) else _file_of(source)).get("title", "")
+        except (ImportError, OSError, SyntaxError, ValueError) as error:
+            found[name] = f"(cannot be read: {one_line(error)})"
     return found
 
 
@@ -61,7 +64,7 @@ def find(name: str) -> Topic:
     """The topic of that name; raises `SettingsError` with the nearest name where there is none."""
     sources = _sources()
     if name not in sources:
-        known = suggestion(name, sources) or f"; there are {', '.join(sorted(sources))}"
+        known = suggestion(str(name), sources) or f"; there are {', '.join(sorted(sources))}"
         raise SettingsError(f"no topic is called {name!r}{known}")
     source = sources[name]
     if isinstance(source, Path):
@@ -70,8 +73,9 @@ def find(name: str) -> Topic:
     else:
         try:
             topic = source.load()
-        except (ImportError, AttributeError) as error:
-            raise CourseError(f"topic {name!r} ({source.value}) cannot be loaded: {error}") from error
+        except Exception as error:  # whatever the code of others raises
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise CourseError(f"topic {name!r} ({source.value}) cannot be loaded: {reason}") from error
         if not isinstance(topic, Topic):
             raise CourseError(f"topic {name!r}: {source.value} is no Topic but a {type(topic).__name__}")
     if topic.name != name:
@@ -84,12 +88,15 @@ def _sources() -> dict[str, Path | EntryPoint]:
     return own | {entry.name: entry for entry in entry_points(group="dlcourse.topics")}
 
 
-def _file_of(entry: EntryPoint) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(entry.module)
-    except ImportError:
-        return None
-    return Path(spec.origin) if spec and spec.origin else None
+def _file_of(entry: EntryPoint) -> Path:
+    """The source file of an entry point, without importing the packages it is in."""
+    first, *inner = entry.module.split(".")
+    spec = importlib.util.find_spec(first)
+    for name in inner:
+        spec = PathFinder.find_spec(name, spec.submodule_search_locations) if spec else None
+    if spec is None or not spec.origin:
+        raise ModuleNotFoundError(f"no module named {entry.module!r}")
+    return Path(spec.origin)
 
 
 def _declared(path: Path) -> dict[str, str]:

@@ -1,0 +1,144 @@
+"""Training itself: from a new model, or from where an interrupted run left off, to the weights that are kept."""
+
+import dataclasses
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import mlflow.entities as mlflow
+
+from dlcourse.data import CourseData
+from dlcourse.errors import CourseError
+from dlcourse.exporting import read_checkpoint
+from dlcourse.learning import CourseModel
+from dlcourse.overfitting import Overfitting, OverfittingMonitor
+from dlcourse.settings import Settings
+from dlcourse.topics import Topic
+from dlcourse.tracking import Curve, Run, RunLogger
+from dlcourse.trainer import Divergence, KeptCheckpoint, divergence_of, make_trainer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The run to carry on with, and where its files are."""
+
+    run: mlflow.Run
+    files: Path
+
+
+@dataclass
+class Fitted:
+    """A model with the weights to keep, and how it came by them."""
+
+    model: CourseModel
+    data: CourseData
+    trainer: L.Trainer
+    divergence: Divergence
+    checkpoint: Path | None
+    why_stopped: str
+    epochs: int
+    epoch: int
+    seconds: float
+    overfitting: Overfitting | None
+    refitted: bool = False
+
+
+def new_model(topic: Topic, data: CourseData, settings: Settings) -> CourseModel:
+    """The topic's model for this data, its weights drawn by the run's seed."""
+    L.seed_everything(settings.seed, workers=True, verbose=False)
+    return topic.model(data.shape, data.outputs, **settings.model)
+
+
+def fit(
+    topic: Topic,
+    run: Run,
+    data: CourseData,
+    model: CourseModel,
+    settings: Settings,
+    monitor: str | None,
+    resumed: Resumed | None = None,
+    folder: Path | None = None,
+) -> Fitted:
+    """Train, and load the weights to keep: the best by the monitored metric, without one the last."""
+    folder = folder or run.path("checkpoints/last.ckpt").parent
+    monitoring = OverfittingMonitor()
+    trainer = make_trainer(
+        **settings.trainer,
+        monitor=monitor,
+        mode=topic.mode,
+        folder=folder,
+        logger=RunLogger(run),
+        callbacks=[monitoring, Curve(run)],
+    )
+    last = _carry_on(resumed, folder, trainer) if resumed else None
+    started = time.perf_counter()
+    trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
+    seconds = time.perf_counter() - started
+    divergence = divergence_of(trainer)
+    kept = [each.path for each in trainer.checkpoint_callbacks if isinstance(each, KeptCheckpoint)]
+    checkpoint = next((path for path in kept if path.is_file()), None)
+    epoch = max(trainer.current_epoch - 1, 0)
+    if checkpoint and divergence.epoch is None:
+        state = read_checkpoint(checkpoint)
+        model.load_state_dict(state["state_dict"])
+        epoch = state["epoch"]
+    why = "at the last epoch" if trainer.current_epoch >= (trainer.max_epochs or 0) else "early"
+    if divergence.epoch is not None:
+        why = "diverging"
+    return Fitted(
+        model,
+        data,
+        trainer,
+        divergence,
+        checkpoint,
+        why_stopped=why,
+        epochs=trainer.current_epoch,
+        epoch=epoch,
+        seconds=seconds,
+        overfitting=monitoring.finding,
+    )
+
+
+def _carry_on(old: Resumed, folder: Path, trainer: L.Trainer) -> Path:
+    """Take over the old run's checkpoints; the curve up to the last of them is in it."""
+    last = old.files / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        raise CourseError("the run to resume has no checkpoint, since it ended before its first epoch: train anew")
+    state = read_checkpoint(last)
+    epochs = state["epoch"] + 1
+    stopped = any(each.get("stopped_epoch") for each in state["callbacks"].values())
+    if stopped or epochs >= (trainer.max_epochs or 0):
+        if old.run.info.status == "FINISHED":
+            raise CourseError(
+                f"the run to resume is complete after {epochs} epochs: raise --trainer.max_epochs to go on"
+            )
+        trainer.fit_loop.max_epochs = epochs  # it was interrupted after its last epoch: only the rest is to be done
+    for name in ("best.ckpt", "last.ckpt"):
+        if (old.files / "checkpoints" / name).is_file():
+            shutil.copy2(old.files / "checkpoints" / name, folder / name)
+    log.info("carrying on after epoch %d", epochs - 1)
+    return folder / "last.ckpt"
+
+
+def fit_again(topic: Topic, run: Run, data: CourseData, settings: Settings, chosen: Fitted) -> Fitted:
+    """Train anew on training and validation rows together, for as many epochs as the best weights took."""
+    data.refit()
+    log.info("training anew on %d rows for %d epochs", len(data.splits["train"]), chosen.epoch + 1)
+    model = new_model(topic, data, settings)
+    trainer = make_trainer(
+        **{**settings.trainer, "max_epochs": chosen.epoch + 1, "patience": None},
+        folder=run.path("checkpoints/refit/last.ckpt").parent,
+        logger=RunLogger(run, "refit/"),
+    )
+    started = time.perf_counter()
+    trainer.fit(model, datamodule=data)
+    seconds = chosen.seconds + time.perf_counter() - started
+    checkpoint = run.path("checkpoints/refit/last.ckpt")
+    return dataclasses.replace(
+        chosen, model=model, trainer=trainer, checkpoint=checkpoint, seconds=seconds, refitted=True
+    )

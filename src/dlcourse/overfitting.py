@@ -1,0 +1,105 @@
+"""Does it overfit now? What the validation rows say of an epoch that the training rows do not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+LEAST_RISE = 0.02
+"""Share by which the validation loss must have risen above its lowest for that to be spoken of."""
+STANDARD_ERRORS = 2.0
+"""And by how many standard errors, of the paired differences of the validation rows' losses."""
+
+
+@dataclass(frozen=True)
+class Overfitting:
+    """What the curves say. ``epoch`` is the one from which validation loss rose while training loss fell, or None.
+
+    ``rise`` is the validation loss of the last epoch over its lowest, less 1. ``gap`` is validation loss less training
+    loss, both in evaluation mode, at the epoch of the lowest validation loss, which is the one whose weights are kept.
+    """
+
+    epoch: int | None
+    rise: float
+    gap: float
+
+    def __str__(self) -> str:
+        gap = f"gap of validation to training loss {self.gap:.3g}"
+        if self.epoch is None:
+            return f"none seen; {gap}"
+        return f"from epoch {self.epoch} on validation loss rose by {self.rise:.0%} while training loss fell; {gap}"
+
+
+@dataclass
+class _Epoch:
+    """One epoch: the loss of each validation row, and the mean training loss in evaluation mode."""
+
+    number: int
+    losses: Tensor
+    train_loss: float
+
+    @property
+    def loss(self) -> float:
+        return float(self.losses.mean())
+
+
+def compare_epochs(lowest: _Epoch, last: _Epoch) -> Overfitting:
+    """Overfitting: from the lowest validation loss to the last epoch the validation rows got worse, by more than chance
+    and by enough to matter, while the training rows got better.
+    """
+    difference = last.losses - lowest.losses
+    rise = last.loss / lowest.loss - 1
+    error = float(difference.std()) / len(difference) ** 0.5 if len(difference) > 1 else float("inf")
+    risen = rise >= LEAST_RISE and float(difference.mean()) > STANDARD_ERRORS * error
+    overfits = risen and last.train_loss < lowest.train_loss
+    return Overfitting(lowest.number if overfits else None, rise, lowest.loss - lowest.train_loss)
+
+
+class OverfittingMonitor(Callback):
+    """Keep each validation row's loss at the best epoch and at the last, and say what they tell.
+
+    Needs a model whose ``validation_step`` returns the losses of its rows, and validation data of two parts: the
+    validation rows, and training rows to be measured in evaluation mode, as `CourseData` and `CourseModel` give them.
+    """
+
+    def __init__(self) -> None:
+        self.lowest: _Epoch | None = None
+        self.last: _Epoch | None = None
+        self._rows: list[Tensor] = []
+
+    @property
+    def finding(self) -> Overfitting | None:
+        """What was seen; None where nothing was validated."""
+        return compare_epochs(self.lowest, self.last) if self.lowest and self.last else None
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if dataloader_idx == 0:
+            self._rows.append(outputs)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._rows:
+            return
+        losses = torch.cat(self._rows).double().cpu()
+        self._rows.clear()
+        train_loss = float(trainer.callback_metrics["gap/train_loss"])
+        self.last = _Epoch(trainer.current_epoch, losses, train_loss)
+        if self.lowest is None or self.last.loss < self.lowest.loss:
+            self.lowest = self.last
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: vars(epoch) for name in ("lowest", "last") if (epoch := getattr(self, name))}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, epoch in state_dict.items():
+            setattr(self, name, _Epoch(**epoch))
