@@ -7,7 +7,7 @@ EXPERIMENT ?= default
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test check bench ui clean
+.PHONY: help setup lock test bench doctor ui clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z%<>-]+:.*##' Makefile | sed -E 's/^([a-z%-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -36,6 +36,12 @@ lock: $(READY)  ## Renew requirements.lock to the newest versions that pyproject
 
 train-%: $(READY)  ## Train a topic, as in make train-height-weight
 	@$(RUN) dlcourse train $* --config experiments/$*/$(EXPERIMENT).yaml $(ARGS)
+
+overfit-%: $(READY)  ## Try whether a topic's model can memorise one batch
+	@$(RUN) dlcourse overfit $* --config experiments/$*/$(EXPERIMENT).yaml $(ARGS)
+
+doctor: $(READY)  ## Look at Python, torch, GPU, disk, data and store
+	@$(RUN) dlcourse doctor $(ARGS)
 
 ui: $(READY)  ## Open MLflow's pages on the runs
 	@$(RUN) dlcourse ui $(ARGS)

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
+REAL_DATA = Path(os.environ.get("DLCOURSE_DATA_DIR") or ROOT / "data").resolve()
 
 Dlcourse = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -41,6 +42,19 @@ def project(tmp_path: Path, made_store: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copy(made_store, tmp_path / "mlruns" / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def real_data(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Make one of the real data files the project's, or skip the test where it has not been downloaded."""
+
+    def need(name: str) -> Path:
+        if not (REAL_DATA / name).exists():
+            pytest.skip(f"{name} is not in {REAL_DATA}: it takes a download")
+        monkeypatch.setenv("DLCOURSE_DATA_DIR", str(REAL_DATA))
+        return REAL_DATA / name
+
+    return need
 
 
 @pytest.fixture

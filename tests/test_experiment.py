@@ -8,7 +8,7 @@ import pytest
 
 import dlcourse
 from dlcourse.errors import CourseError, SettingsError
-from dlcourse.experiment import Result
+from dlcourse.reporting import Result
 from tests.conftest import EXPERIMENTS
 
 HEIGHT_WEIGHT = EXPERIMENTS / "height-weight"
@@ -96,3 +96,26 @@ def test_name_tells_what_was_changed(project: Path) -> None:
         "height-weight", config=HEIGHT_WEIGHT / "notes.yaml", model={"lr": 0.02}, trainer=QUICK, seed=7
     )
     assert result.run_name == "notes, seed=7, model.lr=0.02, max_epochs=3"
+
+
+def test_starting_from_another_runs_weights(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bundled = {"source": "bundled"}
+    first = dlcourse.train("diabetes", data=bundled, model={"hidden": [8]}, trainer=QUICK, name="first")
+    again = dlcourse.train(
+        "diabetes", data=bundled, model={"hidden": [8]}, trainer={"max_epochs": 1}, init_from="first"
+    )
+    fresh = dlcourse.train("diabetes", data=bundled, model={"hidden": [8]}, trainer={"max_epochs": 1})
+    start = {result.run_id: dict(curve(result)["train/loss"])[0] for result in (first, again, fresh)}
+    assert start[again.run_id] < start[fresh.run_id] == start[first.run_id]
+    tags = dlcourse.open_store().client.get_run(again.run_id).data.tags
+    assert tags["dlcourse.init_from"] == first.run_id
+
+
+def test_weights_that_do_not_fit_are_named(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bundled = {"source": "bundled"}
+    dlcourse.train("diabetes", data=bundled, model={"hidden": [8]}, trainer=QUICK, name="first")
+    with caplog.at_level("WARNING", logger="dlcourse"):
+        dlcourse.train("diabetes", data=bundled, model={"hidden": [8, 4]}, trainer=QUICK, init_from="first")
+    assert "left at random: network.3.weight (4, 8): there it is (1, 8)" in caplog.text
+    with pytest.raises(CourseError, match=r"no weight of that run fits this model; network\.0\.weight \(5, 10\)"):
+        dlcourse.train("diabetes", data=bundled, model={"hidden": [5, 3]}, trainer=QUICK, init_from="first")

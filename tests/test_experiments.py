@@ -1,5 +1,6 @@
 """Every YAML file in experiments/, trained for a moment."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,17 @@ from dlcourse.experiment import train
 from dlcourse.settings import resolve, settings_parser
 from tests.conftest import EXPERIMENTS
 
+NEEDS = {"diabetes": "diabetes/diabetes.csv.gz"}
 FILES = sorted(EXPERIMENTS.glob("*/*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_trains(project: Path, file: Path) -> None:
+def test_trains(project: Path, file: Path, real_data: Callable[[str], Path]) -> None:
+    if file.parent.name in NEEDS:
+        real_data(NEEDS[file.parent.name])
     result = dlcourse.train(file.parent.name, config=file, trainer={"max_epochs": 2, "limit_batches": 2})
     assert result.model_uri
-    assert result.verdict.headline.startswith("learned")
+    assert result.verdict.headline.split()[0].strip(":") in ("learned", "unfinished", "stuck")
 
 
 @pytest.mark.parametrize("name", topics.titles())

@@ -1,16 +1,20 @@
 """``dlcourse VERB TOPIC``. What needs no torch (help, versions, lists, mistakes) is answered without loading it."""
 
+import dataclasses
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Sequence
 
 from dlcourse import __version__, topics
-from dlcourse.errors import CourseError, SettingsError, suggestion
+from dlcourse.errors import CourseError, Interrupted, SettingsError, suggestion
 
 VERBS = {
     "train": "Train a topic's model, compare it with its baselines, and keep it all as a run.",
     "test": "Measure a run's model, or a checkpoint, on its test rows once more.",
+    "overfit": "Try whether a topic's model can memorise one batch: PASS or FAIL.",
+    "doctor": "Look for what is wrong with this machine and the store, or with a topic.",
     "topics": "List the topics.",
     "ui": "Open MLflow's pages on the runs.",
 }
@@ -33,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             commands: dict[str, Callable[[list[str]], int]] = {
                 "train": _train,
                 "test": _test,
+                "overfit": _overfit,
+                "doctor": _doctor,
                 "topics": _topics,
                 "ui": _ui,
             }
@@ -42,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except SystemExit as end:  # argparse, once it has printed what --help or --print_config asks for
         return int(end.code or 0)
+    except Interrupted as interrupted:
+        carry_on = f"; carry on with --resume {interrupted.run_id}" if interrupted.run_id else ""
+        print(f"dlcourse: stopped by {interrupted}{carry_on}", file=sys.stderr)
+        return 128 + interrupted.signum
     except KeyboardInterrupt:
         print("dlcourse: stopped", file=sys.stderr)
         return 130
@@ -86,18 +96,12 @@ def _train(flags: list[str]) -> int:
     if topic is None:
         return 0
     from dlcourse.experiment import train_from_flags
-    from dlcourse.tracking import Interrupted
 
     as_json = "--json" in flags
-    try:
-        result = train_from_flags(topic, [flag for flag in flags if flag != "--json"])
-    except Interrupted as interrupted:
-        carry_on = f"; carry on with --resume {interrupted.run_id}" if interrupted.run_id else ""
-        print(f"dlcourse: stopped by {interrupted}{carry_on}", file=sys.stderr)
-        return 128 + interrupted.signum
+    result = train_from_flags(topic, [flag for flag in flags if flag != "--json"])
     print(result.card, file=sys.stderr if as_json else sys.stdout)
     if as_json:
-        print(json.dumps(result.as_dict()))
+        print(_json(result.as_dict()))
     return 1 if result.headline == "diverged" else 0
 
 
@@ -113,8 +117,57 @@ def _test(flags: list[str]) -> int:
     parser.add_function_arguments(test, None, as_group=False, skip={"topic"})
     asked = parser.parse_flags([flag for flag in flags if flag != "--json"])
     metrics = test(topic, run=asked.run, checkpoint=asked.checkpoint)
-    print(json.dumps(metrics) if "--json" in flags else "\n".join(f"{n}  {v:.6g}" for n, v in metrics.items()))
+    print(_json(metrics) if "--json" in flags else "\n".join(f"{n}  {v:.6g}" for n, v in metrics.items()))
     return 0
+
+
+def _overfit(flags: list[str]) -> int:
+    topic, flags = _topic("overfit", flags)
+    if topic is None:
+        return 0
+    from dlcourse.experiment import overfit_from_flags
+
+    memory = overfit_from_flags(topic, [flag for flag in flags if flag != "--json"])
+    print(_json(dataclasses.asdict(memory)) if "--json" in flags else memory)
+    return 0 if memory.passed else 1
+
+
+def _doctor(flags: list[str]) -> int:
+    as_json = "--json" in flags
+    flags = [flag for flag in flags if flag != "--json"]
+    if flags and not flags[0].startswith("-"):
+        topic = topics.find(flags[0])
+        from dlcourse.doctor import check_topic_from_flags
+
+        findings = check_topic_from_flags(topic, flags[1:])
+    else:
+        from dlcourse.machine import check_machine
+        from dlcourse.settings import OneLineParser
+
+        parser = OneLineParser(prog="dlcourse doctor", description=f"{VERBS['doctor']} For a topic: doctor TOPIC.")
+        parser.add_json()
+        parser.add_function_arguments(check_machine, None, as_group=False)
+        findings = check_machine(fix=parser.parse_flags(flags).fix)
+    well = all(finding.ok for finding in findings)
+    if as_json:
+        print(json.dumps({"ok": well, "findings": [dataclasses.asdict(finding) for finding in findings]}))
+    else:
+        width = max(len(finding.name) for finding in findings)
+        print("\n".join(f"{finding.mark:<5}  {finding.name:<{width}}  {finding}" for finding in findings))
+    return 0 if well else 1
+
+
+def _json(value: object) -> str:
+    """One line of JSON, with null for what JSON has no word for, such as the standard error of a single row."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: plain(each) for key, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(value), allow_nan=False)
 
 
 def _ui(flags: list[str]) -> int:

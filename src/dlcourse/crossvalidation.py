@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from dlcourse.data import CourseData
-from dlcourse.errors import SettingsError
+from dlcourse.errors import CourseError, SettingsError
 from dlcourse.evaluating import Evaluation, evaluate, evaluate_outputs
 from dlcourse.fitting import fit, new_model
 from dlcourse.learning import CourseModel
@@ -21,7 +21,7 @@ from dlcourse.reporting import log_start
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking import Run, Store
-from dlcourse.verdict import LEAST_SKILL, LEVEL, Comparison
+from dlcourse.verdict import LEAST_SKILL, LEVEL, Comparison, diverged
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def compare(
     """The difference of two models on the same folds, by the corrected resampled t-test at 5 %."""
     difference = estimate([mine - other for mine, other in zip(values, others, strict=True)], folds)
     quantile = stats.t.ppf(1 - LEVEL / 2, len(values) - 1)
-    if abs(difference.mean) <= quantile * difference.standard_error:
+    if not abs(difference.mean) > quantile * difference.standard_error:
         return difference, "as good"
     return difference, "better" if (difference.mean > 0) == larger_is_better else "worse"
 
@@ -86,7 +86,8 @@ def run_folds(
     """Train and measure a model on each fold; a run for all of them, with a light one a fold within it."""
     if folds < 2:
         raise SettingsError("--folds must be at least 2: a part to test on and a part to train on")
-    data.fold(0, folds)  # so that a class that is too small is told of before anything is written
+    for number in range(folds):
+        data.fold(number, folds)  # so that a class that is too small is told of before anything is written
     with store.start_run(topic.name, name, {"dlcourse.kind": "cross-validation"}) as parent:
         log_start(parent, topic, data, settings)
         parent.log_params({"folds": folds, "repeats": repeats})
@@ -113,6 +114,9 @@ def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple
     monitor = topic.monitor if len(data.splits["val"]) else None
     with tempfile.TemporaryDirectory() as folder:
         fitted = fit(topic, run, data, model, settings, monitor, None, Path(folder))
+        if fitted.divergence.epoch is not None:
+            why = diverged(fitted.divergence.epoch, fitted.divergence.loss, model.lr, data.standardize).advice
+            raise CourseError(f"{run.name} diverged: {why}")
         measured = evaluate(fitted.trainer, fitted.model, data, "test")
     run.log_metrics({f"test/{metric}": value for metric, value in measured.metrics.items()})
     run.log_metrics({"best/epoch": fitted.epoch})

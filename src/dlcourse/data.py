@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dlcourse.errors import SettingsError
-from dlcourse.ranges import Fraction, NonNegativeInt, PositiveInt
+from dlcourse.ranges import Fraction, PositiveInt, Seed
 
 Batch = tuple[Tensor, Tensor]
 Split = Literal["train", "val", "test"]
@@ -77,7 +77,7 @@ class CourseData(L.LightningDataModule, ABC):
         batch_size: PositiveInt = 32,
         val_fraction: Fraction = 0.2,
         test_fraction: Fraction = 0.2,
-        split_seed: NonNegativeInt = 0,
+        split_seed: Seed = 0,
         standardize: bool = True,
     ) -> None:
         super().__init__()
@@ -157,9 +157,10 @@ class CourseData(L.LightningDataModule, ABC):
         if counts.min() < folds:
             of_class = f" of class {self.rows.classes[counts.argmin()]}" if self.rows.classes else ""
             raise SettingsError(f"--folds {folds} needs as many rows{of_class}, and there are {counts.min()}")
-        dealer = StratifiedKFold(folds, shuffle=True, random_state=self.split_seed + repeat)
+        seed = epoch_seed(self.split_seed, repeat)
+        dealer = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)  # numpy takes no larger one
         rest, test = list(dealer.split(targets, targets))[number]
-        inner = _split(targets[rest], self.fractions["val"], 0, self.split_seed + repeat)
+        inner = _split(targets[rest], self.fractions["val"], 0, seed)
         self.splits = {split: torch.from_numpy(rest)[inner[split]] for split in ("train", "val")}
         self.splits["test"] = torch.from_numpy(test)
         self.__dict__.pop("scaling", None)
@@ -180,7 +181,7 @@ class CourseData(L.LightningDataModule, ABC):
         """Shuffled batches, in an order that the global seed and the epoch alone decide."""
         order = ShuffledOrder(len(self.splits["train"]), torch.initial_seed())
         return DataLoader(
-            self.part("train"), self.batch_size, sampler=order, collate_fn=_as_is, generator=torch.Generator()
+            self.part("train"), self.batch_size, sampler=order, collate_fn=as_is, generator=torch.Generator()
         )
 
     def ordered(self, split: Split) -> DataLoader[Batch]:
@@ -189,7 +190,7 @@ class CourseData(L.LightningDataModule, ABC):
 
     def _ordered(self, rows: Tensor) -> DataLoader[Batch]:
         part = TensorRows(self.rows.inputs, self.rows.targets, rows)
-        return DataLoader(part, max(self.batch_size, 1024), collate_fn=_as_is, generator=torch.Generator())
+        return DataLoader(part, max(self.batch_size, 1024), collate_fn=as_is, generator=torch.Generator())
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """The validation rows, and beside them training rows to be measured likewise, so that a gap can be seen.
@@ -247,7 +248,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _as_is(batch: Any) -> Any:
+def as_is(batch: Any) -> Any:
     """Batches come whole from `TensorRows`: there is nothing to collate."""
     return batch
 

@@ -1,6 +1,7 @@
 """What a person can mend: one line that says what is wrong and what to do."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 LEAST_LIKENESS = 0.6
@@ -21,13 +22,19 @@ class SettingsError(CourseError):
 def suggestion(wrong: str, right: Iterable[str]) -> str:
     """The nearest right word as ``; did you mean X?``, or nothing where none is near.
 
-    A wrong word without a dot is compared with the last part of dotted ones as well: ``--lr`` is near ``--model.lr``.
+    Of dotted words the last parts are compared where what is before them is the same, or missing: ``--lr`` is near
+    ``--model.lr``.
     """
 
     def likeness(known: str) -> float:
         asked, known = wrong.lstrip("-").lower(), known.lstrip("-").lower()
-        names = {known} if "." in asked else {known, known.rpartition(".")[2]}
-        return max(difflib.SequenceMatcher(None, asked, name).ratio() for name in names)
+        group, _, name = asked.rpartition(".")
+        known_group, _, known_name = known.rpartition(".")
+        if group in ("", known_group):
+            asked, known = name, known_name
+        ratio = difflib.SequenceMatcher(None, asked, known).ratio()
+        is_part = len(asked) >= 3 and asked in known
+        return max(ratio, LEAST_LIKENESS) if is_part else ratio
 
     near = max(sorted(right), key=likeness, default=None)
     return f"; did you mean {near}?" if near and likeness(near) >= LEAST_LIKENESS else ""
@@ -36,3 +43,16 @@ def suggestion(wrong: str, right: Iterable[str]) -> str:
 def one_line(text: object) -> str:
     """A message of several lines, folded into one."""
     return " ".join(str(text).split())
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM while a run was going on.
+
+    Not a KeyboardInterrupt: Lightning answers that one by ending the process.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+        self.run_id: str | None = None
+        """The run that was going on."""

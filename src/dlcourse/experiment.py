@@ -16,8 +16,9 @@ from dlcourse.data import SPLITS, CourseData
 from dlcourse.errors import CourseError, SettingsError, suggestion
 from dlcourse.evaluating import Evaluation, evaluate, evaluate_outputs
 from dlcourse.exporting import load_checkpoint
-from dlcourse.fitting import Resumed, fit, fit_again, new_model
+from dlcourse.fitting import Resumed, fit, fit_again, new_model, start_from
 from dlcourse.learning import CourseModel
+from dlcourse.memorising import Memory, memorise
 from dlcourse.ranges import PositiveInt, Seed
 from dlcourse.reporting import Result, finish, log_start, named
 from dlcourse.settings import OneLineParser, Settings, resolve, settings_parser
@@ -40,6 +41,7 @@ def train(
     name: str | None = None,
     refit: bool = False,
     resume: str | None = None,
+    init_from: str | None = None,
 ) -> Result:
     """Train a topic's model, measure it, compare it with its baselines and keep all of that as a run.
 
@@ -53,6 +55,7 @@ def train(
         name: Name of the run; by default the experiment's, with the settings that were changed.
         refit: After choosing on the validation rows, train anew on training and validation rows together.
         resume: Id or name of an interrupted run to carry on with, as a new run.
+        init_from: Id or name of a run from whose weights to start, as far as their shapes fit (fine-tuning).
 
     Raises:
         SettingsError: A setting is unknown, of the wrong type or out of range.
@@ -61,7 +64,7 @@ def train(
     found = topic if isinstance(topic, Topic) else topics.find(topic)
     parser = settings_parser(found, train, f"dlcourse train {found.name}")
     groups = {"data": data, "model": model, "trainer": trainer}
-    own: dict[str, Any] = {"seed": seed, "name": name, "refit": refit, "resume": resume}
+    own: dict[str, Any] = {"seed": seed, "name": name, "refit": refit, "resume": resume, "init_from": init_from}
     given = {key: value for key, value in (groups | own).items() if value}
     file = str(config) if config else None
     settings, own = resolve(parser.parse_values(given, file))
@@ -88,9 +91,11 @@ def train_from_flags(topic: Topic, flags: list[str]) -> Result | CrossValidation
     experiment, _ = resolve(parser.parse_values({}, file))
     folds, repeats = own.pop("folds"), own.pop("repeats")
     if not folds:
+        if repeats > 1:
+            raise SettingsError(f"--repeats {repeats} deals folds anew, and there are none: give --folds as well")
         return run_experiment(topic, settings, experiment, _stem(file), **own)
-    if own.pop("refit") or own.pop("resume"):
-        raise SettingsError("--folds goes with neither --refit nor --resume: each fold is trained from its beginning")
+    if own["refit"] or own["resume"] or own["init_from"]:
+        raise SettingsError("--folds goes with none of --refit, --resume, --init_from: each fold starts from nothing")
     return run_cross_validation(topic, settings, experiment, _stem(file), folds, repeats, own["name"])
 
 
@@ -132,6 +137,48 @@ def _train_parser(topic: Topic) -> OneLineParser:
 _NOT_OF_FOLDS: set[str | int] = {"topic", "config", "data", "model", "trainer", "seed", "name"}
 
 
+def overfit(  # noqa: D417  # the others are described at train
+    topic: str | Topic,
+    *,
+    config: str | Path | None = None,
+    data: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    seed: Seed = 0,
+    name: str | None = None,
+) -> Memory:
+    """Try whether a topic's model can memorise one fixed batch; the other arguments are those of `train`.
+
+    Args:
+        name: Name of the run.
+    """
+    found = topic if isinstance(topic, Topic) else topics.find(topic)
+    parser = settings_parser(found, overfit, f"dlcourse overfit {found.name}")
+    groups = {"data": data, "model": model, "trainer": trainer}
+    own: dict[str, Any] = {"seed": seed, "name": name}
+    file = str(config) if config else None
+    settings, own = resolve(parser.parse_values({key: value for key, value in (groups | own).items() if value}, file))
+    return run_overfit(found, settings, own["name"] or _stem(file))
+
+
+def overfit_from_flags(topic: Topic, flags: list[str]) -> Memory:
+    """The same, from a command line."""
+    parsed = settings_parser(topic, overfit, f"dlcourse overfit {topic.name}").parse_flags(flags)
+    settings, own = resolve(parsed)
+    return run_overfit(topic, settings, own["name"] or _stem(str(parsed.config[-1]) if parsed.config else None))
+
+
+def run_overfit(topic: Topic, settings: Settings, name: str) -> Memory:
+    """Memorise by settings that are resolved; the run keeps figures and settings, and no model."""
+    data = _prepared(topic, settings)
+    settings = _understood(settings, data)
+    with open_store().start_run(topic.name, f"overfit: {name}", {"dlcourse.kind": "overfit"}, watched=False) as run:
+        log_start(run, topic, data, settings)
+        memory = memorise(topic, settings, data, run)
+        run.set_tags({"dlcourse.verdict": str(memory), "mlflow.note.content": str(memory)})
+    return memory
+
+
 def run_cross_validation(
     topic: Topic,
     settings: Settings,
@@ -157,6 +204,7 @@ def run_experiment(
     name: str | None = None,
     refit: bool = False,
     resume: str | None = None,
+    init_from: str | None = None,
 ) -> Result:
     """Train by settings that are resolved. ``experiment`` are those before any were changed; they name the run."""
     data = _prepared(topic, settings)
@@ -172,6 +220,12 @@ def run_experiment(
     tags = {"dlcourse.kind": "training", "dlcourse.split": data.fingerprint}
     if old:
         tags["dlcourse.resumed_from"] = old.info.run_id
+    if init_from:
+        if resume or refit:
+            raise SettingsError("--init_from goes with neither --resume nor --refit, which have weights of their own")
+        first = store.find_run(init_from, topic.name)
+        tags["dlcourse.init_from"] = first.info.run_id
+        start_from(model, _kept(store.files_of(first)))
     settings = _understood(settings, data)
     with store.start_run(topic.name, name, tags) as run:
         log_start(run, topic, data, settings)
@@ -191,7 +245,9 @@ def run_experiment(
         def shuffled(order: Tensor) -> Tensor:
             return fitted.model.row_losses(measured.outputs, measured.targets[order])
 
-        verdict = judge(data.judged, measured.losses, shuffled, {name: each.losses for name, each in losses.items()})
+        curve = [value for _, value in run.history["train/loss"]]
+        theirs = {name: each.losses for name, each in losses.items()}
+        verdict = judge(data.judged, measured.losses, shuffled, theirs, curve)
         return finish(topic, run, fitted, verdict, evaluations, losses)
 
 
@@ -199,6 +255,11 @@ def _prepared(topic: Topic, settings: Settings) -> CourseData:
     """The topic's data, there and split; what the hardware cannot do is told of first."""
     accelerator = choose_accelerator(settings.trainer["accelerator"])
     check_devices(settings.trainer["devices"], settings.trainer["strategy"], accelerator)
+    if settings.trainer["devices"] != 1 or settings.trainer["num_nodes"] != 1:
+        raise SettingsError(
+            "--trainer.devices and --trainer.num_nodes must be 1 here: a tracked run trains on one device so far; "
+            "make_trainer by itself takes more"
+        )
     data = topic.data(**settings.data)
     data.prepare_data()
     data.setup("fit")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from sklearn import metrics
 from torch import Tensor
 
@@ -61,6 +62,10 @@ def learning_curves(
         axes.axvspan(overfitting.epoch, last, color="#d95f02", alpha=0.12, label="overfitting")
     if shown and min(shown) > 0 and max(shown) > 10 * min(shown):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(shown) < 1000 * min(shown) else (1,)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set(xlabel="epoch", ylabel=metric, title=f"Learning curves: {metric}")
     axes.grid(alpha=0.3)
     if shown:
@@ -92,7 +97,7 @@ def lines_through_points(data: CourseData, lines: Mapping[str, Callable[[Tensor]
 
 
 def confusion_matrix(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
-    """How many rows of each class were given to which class."""
+    """How many rows of each class were given to which class, and which share of the class that is."""
     outputs, classes = judged.outputs, data.rows.classes
     given = (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
     counts = torch.zeros(len(classes), len(classes), dtype=torch.int64)
@@ -100,10 +105,11 @@ def confusion_matrix(model: CourseModel, data: CourseData, judged: Evaluation) -
     figure = Figure(figsize=(3.5 + 0.5 * len(classes), 3 + 0.5 * len(classes)), layout="constrained")
     axes = figure.add_subplot()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     for true, predicted in np.ndindex(*counts.shape):
-        colour = "white" if shares[true, predicted] > 0.5 else "black"
-        axes.text(predicted, true, str(int(counts[true, predicted])), ha="center", va="center", color=colour)
+        count, share = int(counts[true, predicted]), float(shares[true, predicted])
+        colour = "white" if share > 0.5 else "black"
+        axes.text(predicted, true, f"{count}\n{share:.0%}", ha="center", va="center", color=colour)
     ticks = range(len(classes))
     axes.set_xticks(ticks, classes, rotation=30, ha="right")
     axes.set_yticks(ticks, classes)
@@ -123,11 +129,21 @@ def _unit_square(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def _of_one_class(axes: Axes, data: CourseData, targets: np.ndarray[Any, Any]) -> bool:
+    """Whether there is nothing to tell apart; the picture then says so."""
+    there = np.unique(targets)
+    if len(there) == 1:
+        axes.text(0.5, 0.5, f"every row is of class {data.rows.classes[there[0]]}", ha="center")
+    return len(there) == 1
+
+
 def roc_curve(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
     """True against false positive rate over all thresholds, with the area under the curve."""
     targets, probabilities = _probabilities(model, judged)
     title = f"ROC, {NAMES[judged.split]} rows"
     figure, axes = _unit_square(title, "false positive rate", "true positive rate (sensitivity)")
+    if _of_one_class(axes, data, targets):
+        return figure
     false, true, _ = metrics.roc_curve(targets, probabilities)
     axes.plot([0, 1], [0, 1], ":", color="grey", label="chance")
     axes.plot(false, true, color=COLOURS["train"], label=f"AUROC {metrics.auc(false, true):.3f}")
@@ -139,10 +155,15 @@ def precision_recall_curve(model: CourseModel, data: CourseData, judged: Evaluat
     """Precision against recall over all thresholds, with the average precision."""
     targets, probabilities = _probabilities(model, judged)
     figure, axes = _unit_square(f"Precision and recall, {NAMES[judged.split]} rows", "recall", "precision")
+    if _of_one_class(axes, data, targets):
+        return figure
     precision, recall, _ = metrics.precision_recall_curve(targets, probabilities)
-    axes.axhline(targets.mean(), linestyle=":", color="grey", label=f"share of {data.rows.classes[1]}")
+    found = recall > 0  # before the first right one there is no precision to speak of, and the last point is made up
+    share = targets.mean()
+    axes.axhline(share, linestyle=":", color="grey", label=f"chance: share of {data.rows.classes[1]}, {share:.2f}")
     average = metrics.average_precision_score(targets, probabilities)
-    axes.step(recall, precision, where="post", color=COLOURS["train"], label=f"average precision {average:.3f}")
+    label = f"average precision {average:.3f}"
+    axes.step(recall[found], precision[found], where="post", color=COLOURS["train"], label=label)
     axes.legend(loc="lower left")
     return figure
 
@@ -150,13 +171,16 @@ def precision_recall_curve(model: CourseModel, data: CourseData, judged: Evaluat
 def calibration_curve(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
     """Share of the positive class among rows of about the same predicted probability (fifths of the rows)."""
     targets, probabilities = _probabilities(model, judged)
-    title = f"Calibration, {NAMES[judged.split]} rows"
-    figure, axes = _unit_square(title, f"predicted probability of {data.rows.classes[1]}", "share that are")
+    title, positive = f"Calibration, {NAMES[judged.split]} rows", data.rows.classes[1]
+    figure, axes = _unit_square(title, f"predicted probability of {positive}", f"observed share of {positive}")
     axes.plot([0, 1], [0, 1], ":", color="grey", label="perfect")
     groups = np.array_split(np.argsort(probabilities), min(5, len(targets)))
     predicted = [probabilities[group].mean() for group in groups]
-    shares = [targets[group].mean() for group in groups]
-    errors = [np.sqrt(max(share * (1 - share), 1e-9) / len(group)) for share, group in zip(shares, groups, strict=True)]
-    axes.errorbar(predicted, shares, errors, marker="o", capsize=3, color=COLOURS["train"], label="± standard error")
+    counts = [(int(targets[group].sum()), len(group)) for group in groups]
+    shares = [count / rows for count, rows in counts]
+    # One row more of each class, without which a group of one class would look certain.
+    errors = [np.sqrt((count + 1) / (rows + 2) * (rows - count + 1) / (rows + 2) / rows) for count, rows in counts]
+    label = "fifths of the rows, ± standard error"
+    axes.errorbar(predicted, shares, errors, marker="o", capsize=3, color=COLOURS["train"], label=label)
     axes.legend(loc="upper left")
     return figure

@@ -54,6 +54,35 @@ def new_model(topic: Topic, data: CourseData, settings: Settings) -> CourseModel
     return topic.model(data.shape, data.outputs, **settings.model)
 
 
+def start_from(model: CourseModel, checkpoint: Path) -> list[str]:
+    """Load the weights of a checkpoint whose names and shapes are the model's, and tell of those that are not.
+
+    Returns:
+        A line for each weight that keeps its random start.
+
+    Raises:
+        CourseError: Not one weight fits.
+    """
+    weights = read_checkpoint(checkpoint)["state_dict"]
+    own = {name: weight for name, weight in model.state_dict().items() if not name.startswith("input_")}
+    fitting = {
+        name: weights[name] for name, weight in own.items() if name in weights and weights[name].shape == weight.shape
+    }
+    left = [
+        f"{name} {tuple(weight.shape)}: "
+        + (f"there it is {tuple(weights[name].shape)}" if name in weights else "not there")
+        for name, weight in own.items()
+        if name not in fitting
+    ]
+    if not fitting:
+        raise CourseError(f"no weight of that run fits this model; {left[0]}")
+    model.load_state_dict(fitting, strict=False)
+    log.info("starting from %d of %d weights", len(fitting), len(own))
+    for line in left:
+        log.warning("left at random: %s", line)
+    return left
+
+
 def fit(
     topic: Topic,
     run: Run,
@@ -64,7 +93,11 @@ def fit(
     resumed: Resumed | None = None,
     folder: Path | None = None,
 ) -> Fitted:
-    """Train, and load the weights to keep: the best by the monitored metric, without one the last."""
+    """Train, and load the weights to keep: the best by the monitored metric, without one the last.
+
+    ``folder`` is for a light run, whose checkpoints are not kept and whose epochs are not told of one by one.
+    """
+    light = folder is not None
     folder = folder or run.path("checkpoints/last.ckpt").parent
     monitoring = OverfittingMonitor()
     trainer = make_trainer(
@@ -75,6 +108,8 @@ def fit(
         logger=RunLogger(run),
         callbacks=[monitoring, Curve(run)],
     )
+    if light and trainer.progress_bar_callback:
+        trainer.progress_bar_callback.disable()
     last = _carry_on(resumed, folder, trainer) if resumed else None
     started = time.perf_counter()
     trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 from torchmetrics import Accuracy, MeanAbsoluteError, MeanMetric, MeanSquaredError, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
+from torchmetrics.utilities import dim_zero_cat
 
 from dlcourse.data import Batch, CourseData, Split
 from dlcourse.ranges import NonNegativeFloat, PositiveFloat
@@ -199,6 +200,16 @@ class Regressor(CourseModel, ABC):
         return {"mse": (outputs - targets).square().mean(1), "mae": (outputs - targets).abs().mean(1)}
 
 
+class AUROC(BinaryAUROC):
+    """Area under the ROC curve; NaN where every row is of one class (torchmetrics says 0, and warns)."""
+
+    def compute(self) -> Tensor:  # type: ignore[override]  # as in the class itself
+        targets = dim_zero_cat(self.target)
+        if bool((targets == targets[0]).all()):
+            return torch.tensor(float("nan"), device=self.device)
+        return super().compute()
+
+
 class BinaryClassifier(CourseModel, ABC):
     """A model of two classes: outputs are N x 1 logits, predictions N probabilities of class 1."""
 
@@ -206,7 +217,7 @@ class BinaryClassifier(CourseModel, ABC):
 
     def metrics(self) -> dict[str, Any]:
         # Exact: counting in bins takes seconds a batch where only deterministic algorithms may be used.
-        return {"accuracy": BinaryAccuracy(), "auroc": BinaryAUROC()}
+        return {"accuracy": BinaryAccuracy(), "auroc": AUROC()}
 
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.squeeze(1).sigmoid()

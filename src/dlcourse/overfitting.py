@@ -18,12 +18,14 @@ STANDARD_ERRORS = 2.0
 class Overfitting:
     """What the curves say. ``epoch`` is the one from which validation loss rose while training loss fell, or None.
 
-    ``rise`` is the validation loss of the last epoch over its lowest, less 1. ``gap`` is validation loss less training
+    ``rise`` is the validation loss of the last epoch over its lowest, less 1, and ``standard_errors`` how many of them,
+    by the paired differences of the rows' losses, that rise is away from none. ``gap`` is validation loss less training
     loss, both in evaluation mode, at the epoch of the lowest validation loss, which is the one whose weights are kept.
     """
 
     epoch: int | None
     rise: float
+    standard_errors: float
     gap: float
 
     def __str__(self) -> str:
@@ -51,11 +53,11 @@ def compare_epochs(lowest: _Epoch, last: _Epoch) -> Overfitting:
     and by enough to matter, while the training rows got better.
     """
     difference = last.losses - lowest.losses
-    rise = last.loss / lowest.loss - 1
+    rise = (last.loss - lowest.loss) / max(abs(lowest.loss), 1e-12)
     error = float(difference.std()) / len(difference) ** 0.5 if len(difference) > 1 else float("inf")
-    risen = rise >= LEAST_RISE and float(difference.mean()) > STANDARD_ERRORS * error
-    overfits = risen and last.train_loss < lowest.train_loss
-    return Overfitting(lowest.number if overfits else None, rise, lowest.loss - lowest.train_loss)
+    errors = float(difference.mean()) / error if error else 0.0
+    overfits = rise >= LEAST_RISE and errors >= STANDARD_ERRORS and last.train_loss < lowest.train_loss
+    return Overfitting(lowest.number if overfits else None, rise, errors, lowest.loss - lowest.train_loss)
 
 
 class OverfittingMonitor(Callback):

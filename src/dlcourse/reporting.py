@@ -2,12 +2,12 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import yaml
 
 from dlcourse import figures
 from dlcourse.data import SPLITS, CourseData
@@ -63,17 +63,19 @@ def log_start(run: Run, topic: Topic, data: CourseData, settings: Settings) -> N
     run.log_params(settings.flat())
     sizes = {split: len(data.splits[split]) for split in SPLITS}
     run.log_rows(topic.name, data.rows.digest, data.rows.source, sizes)
-    text = yaml.safe_dump(settings.as_dict(), sort_keys=False, allow_unicode=True)
-    run.path("settings.yaml").write_text(text, encoding="utf-8")
+    run.path("settings.yaml").write_text(settings.as_yaml(), encoding="utf-8")
     run.path("environment.txt").write_text(environment(), encoding="utf-8")
     rows = ", ".join(f"{count} {figures.NAMES[split]}" for split, count in sizes.items() if count)
     log.info("%s: %s rows of %s; run %s", topic.name, rows, data.rows.source, run.run_id)
 
 
 def named(evaluation: Evaluation) -> dict[str, float]:
-    """A run's final figures: of the test rows ``test/...``, of the others ``best/...``, with standard errors."""
+    """A run's final figures: of the test rows ``test/...``, of the others ``best/...``, with standard errors.
+
+    What these rows cannot tell, such as the AUROC of a single class, is left out.
+    """
     prefix = "test/" if evaluation.split == "test" else f"best/{evaluation.split}_"
-    metrics = {f"{prefix}{name}": value for name, value in evaluation.metrics.items()}
+    metrics = {f"{prefix}{name}": value for name, value in evaluation.metrics.items() if math.isfinite(value)}
     errors = evaluation.standard_errors.items()
     return metrics | {f"{prefix}{name}_standard_error": value for name, value in errors if name in evaluation.metrics}
 

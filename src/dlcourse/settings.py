@@ -30,6 +30,9 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         return {"seed": self.seed, "data": self.data, "model": self.model, "trainer": self.trainer}
 
+    def as_yaml(self) -> str:
+        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+
     def flat(self) -> dict[str, Any]:
         """``model.lr`` and so on."""
         groups = {f"{group}.{name}": value for group in GROUPS for name, value in getattr(self, group).items()}
@@ -53,14 +56,23 @@ class OneLineParser(ArgumentParser):
         raise argparse.ArgumentError(None, message) from ex
 
     def parse_flags(self, flags: Sequence[str]) -> Namespace:
-        """Parse a command line; files come first, so that they give way to flags."""
+        """Parse a command line; files come first, so that they give way to flags.
+
+        ``--print_config`` prints the settings and ends the program, as ``--help`` does. What is printed is what every
+        verb and `dlcourse.train` take as a file, so that arguments of one verb alone are not in it.
+        """
         files, given = self._files_and_given(flags)
         for file in files:
             self._parse_file(file)
         joined = [f"--config={file}" for file in files]
-        joined += [flag if value is None else f"{flag}={value}" for flag, value in given]
-        values = {flag.removeprefix("--").removesuffix("+"): value for flag, value in given}
-        return self._parsed(lambda: self.parse_args(joined), values, "--")
+        asked = [pair for pair in given if pair[0] != "--print_config"]
+        joined += [flag if value is None else f"{flag}={value}" for flag, value in asked]
+        values = {flag.removeprefix("--").removesuffix("+"): value for flag, value in asked}
+        parsed = self._parsed(lambda: self.parse_args(joined), values, "--")
+        if len(asked) < len(given):
+            print(resolve(parsed)[0].as_yaml(), end="")
+            self.exit()
+        return parsed
 
     def parse_values(self, values: Mapping[str, Any], file: str | None = None) -> Namespace:
         """Parse nested keyword arguments, over those of a file where one is given."""
@@ -96,6 +108,7 @@ class OneLineParser(ArgumentParser):
         while waiting:
             word = waiting.pop(0)
             flag, equals, value = word.partition("=")
+            flag = flag[:2] + flag[2:].replace("-", "_")  # --init-from is --init_from
             wanted = self._wanted(word, flag)
             if not wanted:
                 if equals:
@@ -122,7 +135,8 @@ class OneLineParser(ArgumentParser):
         if not word.startswith("-"):
             raise SettingsError(f"unexpected {word!r} among the flags{self._see()}")
         if flag not in known:
-            raise SettingsError(f"unknown flag {flag}{suggestion(flag, known) or self._see()}")
+            near = suggestion(flag, [option for option, name in known.items() if name not in GROUPS])
+            raise SettingsError(f"unknown flag {flag}{near or self._see()}")
         if known[flag] in GROUPS:
             example = next(option for option in known if option.startswith(f"{flag}."))
             raise SettingsError(f"{flag} is a group of settings: set one of them, such as {example}")
@@ -179,7 +193,8 @@ def described(hint: Any) -> str:
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(described(part) for part in parts)
     if get_origin(hint) is list:
-        return "a list such as [1,2]" if issubclass(parts[0], int | float) else "a list such as [one,two]"
+        numbers = isinstance(parts[0], type) and issubclass(parts[0], int | float)
+        return "a list such as [1,2]" if numbers else "a list such as [one,two]"
     plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
     return plain.get(hint) or f"a {_words(getattr(hint, '__name__', str(hint)))}"
 

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,15 @@ import numpy as np
 
 from dlcourse.errors import CourseError, one_line
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers, rows x columns in float64, and the names of the columns (empty where the file has none)."""
+    """Numbers, rows x columns in float64, and the names of the columns (empty where the file has none).
+
+    Each number is finite in single precision too, which is what networks are fed with.
+    """
 
     values: np.ndarray[tuple[int, int], np.dtype[np.float64]]
     names: tuple[str, ...]
@@ -30,17 +34,20 @@ def read_table(path: Path, columns: int | None = None) -> Table:
     Raises:
         CourseError: The file is missing, damaged or empty, or a cell is no finite number.
     """
-    lines = [(number, line) for number, line in enumerate(_lines(path), start=1) if any(cell.strip() for cell in line)]
+    lines = [(number, line) for number, line in _lines(path) if any(cell.strip() for cell in line)]
     if not lines:
         raise CourseError(f"{path} is empty: it must hold rows of numbers, the label last")
+    wanted = columns or max(len(lines[0][1]), 2)
+    for number, line in lines:
+        if len(line) != wanted:
+            there = f"{len(line)} column{'s' * (len(line) != 1)}"
+            raise CourseError(f"{path} line {number} has {there} instead of {wanted}, separated by commas")
     names: tuple[str, ...] = ()
     if all(_number(cell) is None for cell in lines[0][1]):
         names = tuple(cell.strip() for cell in lines.pop(0)[1])
         if not lines:
-            raise CourseError(f"{path} has a first line of names and no rows")
-    wanted = columns or max(len(names or lines[0][1]), 2)
-    rows = [_row(path, number, line, wanted) for number, line in lines]
-    return Table(np.array(rows), names)
+            raise CourseError(f"{path} has a first line of names and no rows below it")
+    return Table(np.array([_row(path, number, line, names) for number, line in lines]), names)
 
 
 def two_classes(path: Path | str, labels: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float]:
@@ -59,35 +66,37 @@ def two_classes(path: Path | str, labels: np.ndarray[tuple[int], np.dtype[np.flo
     return float(values[0]), float(values[1])
 
 
-def _lines(path: Path) -> list[list[str]]:
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            return list(csv.reader(file))
+            reader = csv.reader(file, skipinitialspace=True)
+            return [(reader.line_num, line) for line in reader]
     except FileNotFoundError as error:
         raise CourseError(f"there is no file {path}") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise CourseError(f"{path} is cut off or no gzip file ({one_line(error)}): fetch it again") from error
+        raise CourseError(
+            f"{path} is cut off or no gzip file ({one_line(error)}): replace it by a whole one"
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise CourseError(f"{path} is no CSV file in UTF-8: {one_line(error)}") from error
     except OSError as error:
         raise CourseError(f"{path} cannot be read: {error.strerror or one_line(error)}") from error
 
 
-def _row(path: Path, number: int, line: list[str], wanted: int) -> list[float]:
-    if len(line) != wanted:
-        raise CourseError(f"{path} line {number} has {len(line)} columns instead of {wanted}")
+def _row(path: Path, number: int, line: list[str], names: tuple[str, ...]) -> list[float]:
     row = []
-    for column, cell in enumerate(line, start=1):
+    for place, cell in enumerate(line):
         value = _number(cell)
-        if value is None or not math.isfinite(value):
-            raise CourseError(f"{path} line {number}, column {column}: {cell.strip()[:40]!r} is no finite number")
+        if value is None or not abs(value) <= LARGEST:
+            column = f"column {place + 1}" + (f" ({names[place]})" if names else "")
+            raise CourseError(f"{path} line {number}, {column}: {cell.strip()[:40]!r} is no finite number")
         row.append(value)
     return row
 
 
 def _number(cell: str) -> float | None:
     try:
-        return float(cell)
+        return None if "_" in cell else float(cell)  # Python reads 1_0 as 10
     except ValueError:
         return None

@@ -4,6 +4,7 @@ The store is an MLflow tracking store: SQLite and files under ``mlruns/`` unless
 Everything goes through an `MlflowClient` of its own: MLflow's global state (active run, tracking URI) is left alone.
 """
 
+import atexit
 import errno
 import getpass
 import http.client
@@ -41,7 +42,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from dlcourse.data import Split
-from dlcourse.errors import CourseError, one_line
+from dlcourse.errors import CourseError, Interrupted, one_line
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -136,11 +137,13 @@ class Store:
         return {run.data.tags["dlcourse.baseline"]: run for run in runs}
 
     def files_of(self, run: mlflow.Run) -> Path:
-        """A folder with the run's artifacts: its own where it is on this disk, else a copy."""
+        """A folder with the run's artifacts: its own where it is on this disk, else a copy until the process ends."""
         folder = Path(run.data.tags.get("dlcourse.folder", ""))
         if run.data.tags.get("dlcourse.host") == socket.gethostname() and folder.is_dir():
             return folder
-        return Path(self.client.download_artifacts(run.info.run_id, ""))
+        copy = tempfile.mkdtemp(prefix=f"dlcourse-{run.info.run_id}-")
+        atexit.register(shutil.rmtree, copy, ignore_errors=True)
+        return Path(self.client.download_artifacts(run.info.run_id, "", copy))
 
     @contextmanager
     def alone(self, purpose: str) -> Iterator[None]:
@@ -273,19 +276,6 @@ def _is_newer(message: str) -> bool:
     except CommandError:
         return True
     return False
-
-
-class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM while a run was going on.
-
-    Not a KeyboardInterrupt: Lightning answers that one by ending the process.
-    """
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
-        self.run_id: str | None = None
-        """The run that was going on."""
 
 
 @contextmanager

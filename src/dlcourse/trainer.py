@@ -336,9 +336,9 @@ class Progress(ProgressBar):
             return
         self.said = epochs
         metrics = trainer.callback_metrics
-        losses = "  ".join(
-            f"{name} {float(metrics[name]):.5g}" for name in ("train/loss", "val/loss") if name in metrics
-        )
+        names: list[str] = [name for name in ("train/loss", "val/loss") if name in metrics]
+        names = names or [name for name in metrics if name not in ("lr", "samples_per_second")]
+        losses = "  ".join(f"{name} {float(metrics[name]):.5g}" for name in names)
         if self.bar is None:
             last = str((trainer.max_epochs or epochs) - 1)
             log.info("epoch %*d/%s  %s", len(last), epochs - 1, last, losses)

@@ -13,12 +13,9 @@ from typing import IO
 
 import psutil  # type: ignore[import-untyped]
 
-from dlcourse.errors import CourseError, one_line
+from dlcourse.errors import CourseError, Interrupted, one_line
 from dlcourse.ranges import PositiveInt
-from dlcourse.tracking import Interrupted, Store, interruptible, open_store
-
-# The link decides: without it MLflow's pages open on language models, whatever the experiment is tagged as.
-MODEL_TRAINING = "?workflowType=machine_learning"
+from dlcourse.tracking import Store, interruptible, open_store
 
 
 def ui(*, host: str = "127.0.0.1", port: PositiveInt = 5000) -> int:
@@ -31,12 +28,14 @@ def ui(*, host: str = "127.0.0.1", port: PositiveInt = 5000) -> int:
     """
     store = open_store()
     if store.uri.startswith("http"):
-        print(f"the runs are on a server; open\n{links(store, store.uri.rstrip('/'))}")
+        # The link makes its own page one of model training; a link in it leads to what the browser was told last.
+        pages = links(store, store.uri.rstrip("/") + "/", "?workflowType=machine_learning")
+        print(f"the runs are on a server; open\n{pages}")
         return 0
     _check_free(host, port)
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
-    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    command += ["--host", host, "--port", str(port), "--workers", "1", "--app-name", "dlcourse"]
     if store.folder:
         command += ["--default-artifact-root", (store.folder / "artifacts").as_uri()]
     switches = {
@@ -52,7 +51,7 @@ def ui(*, host: str = "127.0.0.1", port: PositiveInt = 5000) -> int:
         try:
             with interruptible():
                 if _answers(server, address):
-                    print(f"Ctrl-C ends it; open\n{links(store, address)}", flush=True)
+                    print(f"Ctrl-C ends it; open\n{links(store, address + '/start')}", flush=True)
                     server.wait()
         except Interrupted as interrupted:
             return 0 if interrupted.signum == signal.SIGINT else 128 + interrupted.signum
@@ -61,15 +60,15 @@ def ui(*, host: str = "127.0.0.1", port: PositiveInt = 5000) -> int:
         raise CourseError(f"MLflow's server ended by itself, with status {server.returncode}: {_last_line(said)}")
 
 
-def links(store: Store, address: str) -> str:
+def links(store: Store, address: str, query: str = "") -> str:
     """A line for each topic that has runs, with the address of their page."""
     experiments = store.client.search_experiments(order_by=["name ASC"])
     pages = {
-        each.name: f"{address}/#/experiments/{each.experiment_id}/runs{MODEL_TRAINING}"
+        each.name: f"{address}#/experiments/{each.experiment_id}/runs{query}"
         for each in experiments
         if store.client.search_runs([each.experiment_id], max_results=1)
     }
-    pages = pages or {"no runs yet": f"{address}/#/experiments{MODEL_TRAINING}"}
+    pages = pages or {"no runs yet": f"{address}#/experiments{query}"}
     width = max(map(len, pages))
     return "\n".join(f"  {name:<{width}}  {page}" for name, page in pages.items())
 

@@ -1,6 +1,6 @@
 """What can honestly be said of a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +30,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``headline`` begins with one of: diverged, learned nothing, learned."""
+    """``headline`` begins with one of: diverged, learned nothing, stuck, unfinished, learned."""
 
     headline: str
     learned: bool
@@ -50,7 +50,11 @@ def diverged(epoch: int, loss: float, lr: float, standardized: bool) -> Verdict:
 
 
 def judge(
-    judged: Split, losses: Tensor, shuffled: Callable[[Tensor], Tensor], baselines: Mapping[str, Tensor]
+    judged: Split,
+    losses: Tensor,
+    shuffled: Callable[[Tensor], Tensor],
+    baselines: Mapping[str, Tensor],
+    curve: Sequence[float] = (),
 ) -> Verdict:
     """Judge a model by its loss on each row of one split.
 
@@ -62,8 +66,10 @@ def judge(
         losses: The model's loss on each row, N.
         shuffled: From an order of the rows to the model's losses with the targets in that order.
         baselines: Each baseline's losses on the same rows; the trivial one first.
+        curve: The training loss of each epoch, which tells whether a model that is no good was done learning.
     """
     trivial, *others = baselines
+    advice = ""
     generator = torch.Generator().manual_seed(0)
     orders = (torch.randperm(len(losses), generator=generator) for _ in range(PERMUTATIONS))
     mean = float(losses.mean())
@@ -81,7 +87,20 @@ def judge(
         best = min(others, key=lambda name: float(baselines[name].mean()))
         says = {"better": "better than", "as good": "no better and no worse than", "worse": "worse than"}
         headline = f"learned: {says[differences[best].comparison]} {best}"
-    return Verdict(headline, learned, judged, p_value, differences)
+        if judged == "train" and differences[best].comparison == "worse":
+            # A network holds the linear model within it: on its own training rows nothing excuses being worse.
+            if _has_stopped_falling(curve):
+                headline = f"stuck: worse than {best} on the very rows it was trained on"
+                advice = "the loss no longer falls; another seed, activation or learning rate may get it off"
+            else:
+                headline = f"unfinished: worse than {best} on the very rows it was trained on"
+                advice = "the loss still falls: raise --trainer.max_epochs or --model.lr"
+    return Verdict(headline, learned, judged, p_value, differences, advice)
+
+
+def _has_stopped_falling(curve: Sequence[float]) -> bool:
+    """Whether the last tenth of the epochs brought the training loss down by less than 1 %."""
+    return len(curve) > 1 and curve[-1] > (1 - LEAST_SKILL) * curve[-1 - max(len(curve) // 10, 1)]
 
 
 def compare(losses: Tensor, others: Tensor) -> Difference:

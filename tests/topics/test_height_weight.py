@@ -10,7 +10,7 @@ import dlcourse
 from dlcourse import baselines
 from dlcourse.cli import main
 from dlcourse.data import CourseData
-from dlcourse.experiment import Result
+from dlcourse.reporting import Result
 from tests.conftest import EXPERIMENTS
 
 HEIGHT_WEIGHT = EXPERIMENTS / "height-weight"

@@ -1,7 +1,15 @@
 """Diabetes: two classes from eight measurements, where a network has to earn its place beside logistic regression."""
 
+import gzip
+import os
+import socket
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
+from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -47,57 +55,114 @@ class DiabetesData(CourseData):
         self.source, self.file = source, file
         self.hparams["source"] = source  # what was meant by auto is part of the run
 
-    def load(self) -> Rows:
-        if self.source == "bundled":
-            inputs, progression = load_diabetes(return_X_y=True)
-            above = progression > np.median(progression)
-            classes = ("progression below the median", "progression above the median")
-            return _rows(inputs, above, "scikit-learn's diabetes", tuple(load_diabetes().feature_names), classes)
-        if self.source == "pima":
-            return _rows(*_pima(data_folder() / "openml"), "OpenML's diabetes (Pima), data set 37", FEATURES, CLASSES)
-        if self.source == "course":
-            table = read_table(self._course_file(), columns=9)
-            two_classes(self._course_file(), table.values[:, -1])
-            # The course's file has it turned round: its 1 is "not diabetic".
-            return _rows(
-                table.values[:, :-1], table.values[:, -1] == 0, "the course's diabetes.csv.gz", FEATURES, CLASSES
-            )
-        path = Path(str(self.file))
-        table = read_table(path)
-        low, high = two_classes(path, table.values[:, -1])
-        names = table.names[:-1] or tuple(f"column {place}" for place in range(1, table.values.shape[1]))
-        return _rows(table.values[:, :-1], table.values[:, -1] == high, str(path), names, (f"{low:g}", f"{high:g}"))
-
     def prepare_data(self) -> None:
         if self.source == "course" and not self._course_file().is_file():
-            raise CourseError(f"there is no file {self._course_file()}: {_WAYS_OUT}")
+            raise CourseError(
+                f"there is no file {self._course_file()}: put it there, or take --data.source pima (from OpenML), "
+                "--data.source bundled (scikit-learn's, needs no network), or --data.file with a CSV file of your own"
+            )
+        if self.source == "pima":
+            try:
+                read_table(self._pima_file())
+            except CourseError:  # it is not there, or damaged
+                _write_whole(self._pima_file(), _fetch_pima(self._course_file()))
+
+    def load(self) -> Rows:
+        if self.source == "bundled":
+            content = load_diabetes()
+            above = content.target > np.median(content.target)
+            classes = ("progression below the median", "progression above the median")
+            return _rows(content.data, above, "scikit-learn's diabetes", tuple(content.feature_names), classes)
+        if self.source == "file":
+            return _rows_of_own(Path(str(self.file)))
+        path = self._course_file() if self.source == "course" else self._pima_file()
+        values = read_table(path, columns=len(FEATURES) + 1).values
+        low, high = two_classes(path, values[:, -1])
+        if self.source == "pima":
+            return _rows(values[:, :-1], values[:, -1] == high, PIMA, FEATURES, CLASSES)
+        # The course's file has it turned round: its 1 is "not diabetic".
+        return _rows(values[:, :-1], values[:, -1] == low, "the course's diabetes.csv.gz", FEATURES, CLASSES)
 
     @staticmethod
     def _course_file() -> Path:
         return data_folder() / "diabetes" / "diabetes.csv.gz"
 
-
-_WAYS_OUT = (
-    "put it there, or take --data.source pima (OpenML, needs a network), --data.source bundled (needs nothing), "
-    "or --data.file with a CSV file of your own"
-)
+    @staticmethod
+    def _pima_file() -> Path:
+        return data_folder() / "diabetes" / "pima.csv.gz"
 
 
-def _pima(cache: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """OpenML's data set 37, checked against OpenML's checksum and kept in ``cache``."""
+PIMA = "OpenML's diabetes (Pima), data set 37"
+PATIENCE_WITH_OPENML = 15.0
+"""Seconds for each answer."""
+
+
+def _fetch_pima(course_file: Path) -> bytes:
+    """OpenML's data set 37, checked against its checksum, as a gzip-compressed CSV file; class 1 is diabetic.
+
+    Raises:
+        CourseError: It cannot be had, or is not what it should be.
+    """
+    # What comes is kept in a folder of its own: scikit-learn leaves what was cut off in its cache.
     try:
-        inputs, labels = fetch_openml(
-            data_id=37,
-            return_X_y=True,
-            as_frame=False,
-            parser="liac-arff",
-            data_home=str(cache),
-            n_retries=1,
-            delay=0.5,
-        )
+        with _answers_within(PATIENCE_WITH_OPENML), tempfile.TemporaryDirectory() as folder:
+            inputs, labels = fetch_openml(
+                data_id=37, return_X_y=True, as_frame=False, parser="liac-arff", data_home=folder, n_retries=1
+            )
+        if inputs.shape[1] != len(FEATURES) or set(labels) != {"tested_negative", "tested_positive"}:
+            raise ValueError("it is another data set than it was")
     except Exception as error:  # no network, a cut connection, a wrong checksum: each raises its own kind
-        raise CourseError(f"OpenML's diabetes data cannot be had ({one_line(error)[:120]}): {_WAYS_OUT}") from error
-    return inputs, labels == "tested_positive"
+        raise CourseError(
+            f"{PIMA}, cannot be had ({_reason(error)}): put the course's file to {course_file}, or take --data.source "
+            "bundled (scikit-learn's, needs no network), or --data.file with a CSV file of your own"
+        ) from error
+    lines = [",".join([*FEATURES, "diabetic"])]
+    for row, label in zip(inputs.tolist(), labels, strict=True):
+        lines.append(",".join([*map(repr, row), "1" if label == "tested_positive" else "0"]))
+    return gzip.compress("\n".join([*lines, ""]).encode(), mtime=0)
+
+
+@contextmanager
+def _answers_within(seconds: float) -> Iterator[None]:
+    """Let no server keep us waiting longer (scikit-learn would wait for ever), and hold back warnings of retries."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _reason(error: Exception) -> str:
+    if "md5" in str(error):
+        return "it was cut off or damaged on its way: its checksum is wrong"
+    said = one_line(error.reason if type(error) is URLError else error)[:120] or type(error).__name__
+    return said if isinstance(error, OSError) else f"OpenML's answer cannot be used: {said}"
+
+
+def _write_whole(place: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    partial = place.with_name(f"{place.name}.{os.getpid()}.part")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, place)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise CourseError(
+            f"{place} cannot be written ({error.strerror}): make room, or set DLCOURSE_DATA_DIR to another folder"
+        ) from error
+
+
+def _rows_of_own(path: Path) -> Rows:
+    """The rows of --data.file. The larger label is class 1."""
+    table = read_table(path)
+    low, high = two_classes(path, table.values[:, -1])
+    names = table.names or (*(f"column {place}" for place in range(1, table.values.shape[1])), "label")
+    classes = (f"{names[-1]} {low:g}", f"{names[-1]} {high:g}")
+    return _rows(table.values[:, :-1], table.values[:, -1] == high, str(path), names[:-1], classes)
 
 
 def _rows(

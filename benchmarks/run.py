@@ -1,0 +1,279 @@
+"""What the package costs: start-up, training and tracking beside a plain PyTorch loop, measured in one run.
+
+    python -m benchmarks.run [--repeats 7] [--parts startup fit ...] [--json FILE]
+
+What is compared is measured in turns, so that a busy moment meets both. A figure is a median, with the smallest and
+the largest of its n measurements beside it; a difference is that of each pair.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+EPOCHS = 100
+NOTES: dict[str, Any] = {"batch_size": 16, "val_fraction": 0.0, "test_fraction": 0.0, "standardize": False}
+EXPERIMENT = Path(__file__).parent.parent / "experiments" / "height-weight" / "default.yaml"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One thing measured n times. ``bound`` is what the median is to stay under."""
+
+    name: str
+    unit: str
+    values: list[float]
+    bound: float | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def as_dict(self) -> dict[str, Any]:
+        spread = {"median": self.median, "min": min(self.values), "max": max(self.values), "n": len(self.values)}
+        return asdict(self) | spread
+
+    def __str__(self) -> str:
+        text = f"{self.name:<58}{self.median:>8.3f}  {min(self.values):>8.3f} - {max(self.values):<8.3f} "
+        text += f"{len(self.values):>3}  {self.unit:<3}"
+        if self.bound is None:
+            return text
+        return f"{text} {'under' if self.median < self.bound else 'OVER'} {self.bound:g}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print a table, and write a file of JSON where one is wanted."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=7, help="measurements of each thing (default 7)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (default all)")
+    parser.add_argument("--json", type=Path, help="file for every single measurement")
+    asked = parser.parse_args(arguments)
+    logging.getLogger("dlcourse").setLevel(logging.WARNING)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    here = Path.cwd()
+    machine, figures = describe_machine(), []
+    print("\n".join(f"{name}: {value}" for name, value in machine.items()))
+    print(f"\n{'':<58}{'median':>8}  {'smallest - largest':^19} {'n':>3}  unit")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        try:
+            for part in asked.parts:
+                os.chdir(tempfile.mkdtemp(dir=folder))
+                for figure in PARTS[part](asked.repeats):
+                    figures.append(figure)
+                    print(figure, flush=True)
+        finally:
+            os.chdir(here)
+    if asked.json:
+        content = {"machine": machine, "figures": [figure.as_dict() for figure in figures]}
+        asked.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return 0
+
+
+def describe_machine() -> dict[str, Any]:
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "lightning", "mlflow"))
+    return {
+        "processor": f"{processor}, {os.cpu_count()} cores",
+        "system": platform.platform(),
+        "versions": f"Python {platform.python_version()} {versions} dlcourse {importlib.metadata.version('dlcourse')}",
+        "load before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else "unknown",
+    }
+
+
+def startup(repeats: int) -> list[Figure]:
+    """What a person waits for who asks for help."""
+    bare, ours = paired(
+        repeats, lambda: process_seconds("-c", "pass"), lambda: process_seconds("-m", "dlcourse", "--help")
+    )
+    return [
+        Figure("python -c pass", "s", bare),
+        Figure("dlcourse --help", "s", ours),
+        Figure("dlcourse --help, beyond python -c pass", "s", differences(ours, bare), bound=0.5),
+    ]
+
+
+def imports(repeats: int) -> list[Figure]:
+    """What every training waits for first."""
+    modules = ["torch", "lightning", "mlflow", "dlcourse.experiment"]
+    measured = paired(repeats, *[lambda each=each: process_seconds("-c", f"import {each}") for each in modules])
+    return [Figure(f"python -c 'import {each}'", "s", values) for each, values in zip(modules, measured, strict=True)]
+
+
+def fit(repeats: int) -> list[Figure]:
+    """100 epochs with the settings of the course notes: a plain loop, and the same under the package's Trainer."""
+    bare_fit()
+    our_fit()
+    bare, ours = paired(repeats, bare_fit, our_fit)
+    return [
+        Figure(f"fit of {EPOCHS} epochs, plain PyTorch loop", "s", bare),
+        Figure(f"fit of {EPOCHS} epochs, dlcourse", "s", ours, bound=2.0),
+        Figure("fit, dlcourse beyond the plain loop", "s", differences(ours, bare)),
+        Figure("  a step", "ms", [each / EPOCHS / 7 * 1000 for each in differences(ours, bare)]),
+    ]
+
+
+def tracking(repeats: int) -> list[Figure]:
+    """What tracking adds to an epoch."""
+    store = make_store()
+    untracked, tracked = paired(repeats, our_fit, lambda: our_fit(store))
+    per_epoch = [each / EPOCHS * 1000 for each in differences(tracked, untracked)]
+    writes = log_batch_milliseconds(store, 50 * repeats)
+    return [
+        Figure(f"fit of {EPOCHS} epochs, dlcourse with tracking", "s", tracked, bound=2.0),
+        Figure("tracking an epoch: fit with and without it", "ms", per_epoch),
+        Figure("one log_batch of an epoch's metrics", "ms", writes),
+    ]
+
+
+def command(repeats: int) -> list[Figure]:
+    """The default training as it is typed, in a new store each time: baselines, pictures, model loaded back."""
+    store = make_store()
+
+    def train() -> float:
+        project = Path(tempfile.mkdtemp(dir=Path.cwd()))
+        (project / "mlruns").mkdir()
+        shutil.copy(store, project / "mlruns" / "mlflow.db")
+        return process_seconds("-m", "dlcourse", "train", "height-weight", "--config", str(EXPERIMENT), folder=project)
+
+    loaded, whole = paired(repeats, lambda: process_seconds("-c", "import dlcourse.experiment"), train)
+    return [
+        Figure("dlcourse train height-weight", "s", whole),
+        Figure("dlcourse train height-weight, beyond the imports", "s", differences(whole, loaded), bound=8.0),
+    ]
+
+
+def store(repeats: int) -> list[Figure]:
+    """Opening a store that is there, and making one, which happens once a project."""
+    program = "import dlcourse.tracking as t, time; s = time.perf_counter(); t.open_store(); "
+    program += "print(time.perf_counter() - s)"
+
+    def opening(folder: Path) -> float:
+        told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=folder)
+        return float(told.stdout)
+
+    made = make_store().parent.parent
+    there, new = paired(repeats, lambda: opening(made), lambda: opening(Path(tempfile.mkdtemp(dir=Path.cwd()))))
+    return [
+        Figure("opening a store", "s", there),
+        Figure("making a store, beyond opening one", "s", differences(new, there)),
+    ]
+
+
+PARTS: dict[str, Callable[[int], list[Figure]]] = {
+    "startup": startup,
+    "imports": imports,
+    "fit": fit,
+    "tracking": tracking,
+    "command": command,
+    "store": store,
+}
+
+
+def paired(repeats: int, *measures: Callable[[], float]) -> list[list[float]]:
+    """Measure each thing in turn, again and again."""
+    rounds = [[measure() for measure in measures] for _ in range(repeats)]
+    return [list(values) for values in zip(*rounds, strict=True)]
+
+
+def differences(values: list[float], others: list[float]) -> list[float]:
+    return [value - other for value, other in zip(values, others, strict=True)]
+
+
+def process_seconds(*arguments: str, folder: Path | None = None) -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True, cwd=folder)
+    return time.perf_counter() - started
+
+
+def bare_fit() -> float:
+    """The loop that the notes write by hand, on the same rows; seconds."""
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from dlcourse.topics.height_weight import HeightWeightData
+
+    torch.manual_seed(0)
+    rows = HeightWeightData(**NOTES).rows
+    batches = DataLoader(TensorDataset(rows.inputs, rows.targets), batch_size=NOTES["batch_size"], shuffle=True)
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    criterion = torch.nn.MSELoss()
+    started = time.perf_counter()
+    for _ in range(EPOCHS):
+        for inputs, targets in batches:
+            optimizer.zero_grad()
+            loss = criterion(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+    return time.perf_counter() - started
+
+
+def our_fit(database: Path | None = None) -> float:
+    """The same by `make_trainer`, with metrics and checkpoints, and with a store as a tracked run; seconds."""
+    import lightning as L
+
+    from dlcourse.topics.height_weight import HeightWeightData, Line
+    from dlcourse.tracking import RunLogger, open_store
+    from dlcourse.trainer import make_trainer
+
+    L.seed_everything(0, verbose=False)
+    data = HeightWeightData(**NOTES)
+    model = Line(data.shape, data.outputs, lr=0.01)
+    with tempfile.TemporaryDirectory() as folder:
+        if database is None:
+            trainer = make_trainer(max_epochs=EPOCHS, folder=folder, accelerator="cpu")
+            started = time.perf_counter()
+            trainer.fit(model, datamodule=data)
+            return time.perf_counter() - started
+        with open_store(database.parent.parent).start_run("benchmark", "fit", {}, watched=False) as run:
+            trainer = make_trainer(max_epochs=EPOCHS, folder=folder, accelerator="cpu", logger=RunLogger(run))
+            started = time.perf_counter()
+            trainer.fit(model, datamodule=data)
+            run.write()
+            return time.perf_counter() - started
+
+
+def log_batch_milliseconds(database: Path, count: int) -> list[float]:
+    """A write of an epoch's eight metrics, ``count`` times."""
+    from mlflow.entities import Metric
+
+    from dlcourse.tracking import open_store
+
+    times = []
+    tracked = open_store(database.parent.parent)
+    with tracked.start_run("benchmark", "writes", {}, watched=False) as run:
+        for epoch in range(count):
+            metrics = [Metric(f"train/figure {number}", 1.0, 0, epoch) for number in range(8)]
+            started = time.perf_counter()
+            tracked.client.log_batch(run.run_id, metrics=metrics)
+            times.append((time.perf_counter() - started) * 1000)
+    return times
+
+
+def make_store() -> Path:
+    """A new store in the current folder; the path of its database."""
+    from dlcourse.tracking import open_store
+
+    made = open_store().folder
+    assert made is not None
+    return made / "mlflow.db"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

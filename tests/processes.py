@@ -1,0 +1,36 @@
+"""Servers and children that tests start."""
+
+import socket
+import subprocess
+import time
+import urllib.request
+from contextlib import suppress
+from multiprocessing.synchronize import Barrier
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_it_answers(address: str, process: "subprocess.Popen[str]", seconds: float = 120) -> None:
+    """Until a server answers; fails where its process ends first or it takes too long."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert process.poll() is None, f"the server ended with {process.returncode}"
+        with suppress(OSError):
+            direct.open(address, timeout=5).close()
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{address} did not answer in {seconds} s")
+
+
+def open_store_at_once(barrier: Barrier, number: int) -> None:
+    """In a process of its own: open the current folder's store when every other process is about to, and write."""
+    from dlcourse.tracking import open_store
+
+    barrier.wait(150)
+    with open_store().start_run("asked", f"process {number}", {}, watched=False) as run:
+        run.log_metrics({"number": number})

@@ -1,0 +1,365 @@
+"""Every wrong setting is one line that names it and says what is right, from flags, files and Python alike."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+
+import dlcourse
+from dlcourse import topics
+from dlcourse.errors import CourseError, SettingsError, suggestion
+from dlcourse.experiment import train
+from dlcourse.ranges import PositiveInt
+from dlcourse.settings import OneLineParser, Settings, described, resolve, settings_parser
+
+
+@pytest.fixture
+def parser() -> OneLineParser:
+    return settings_parser(topics.find("height-weight"), train, "dlcourse train height-weight")
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Write text into a file of the current folder and give its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str) -> str:
+        Path("mine.yaml").write_text(text, encoding="utf-8")
+        return "mine.yaml"
+
+    return write
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(SettingsError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+WRONG_FLAGS = {
+    "--modle.lr 1": "unknown flag --modle.lr; did you mean --model.lr?",
+    "--model.l 8": "unknown flag --model.l; did you mean --model.lr?",
+    "--model.l=8": "unknown flag --model.l; did you mean --model.lr?",
+    "--model.learning 8": "unknown flag --model.learning; see `dlcourse train height-weight --help`",
+    "--lr 8": "unknown flag --lr; did you mean --model.lr?",
+    "--epochs 8": "unknown flag --epochs; did you mean --trainer.max_epochs?",
+    "-model.lr 8": "unknown flag -model.lr; did you mean --model.lr?",
+    "--model.shape 3": "unknown flag --model.shape; see `dlcourse train height-weight --help`",
+    "--trainer.monitor x": "unknown flag --trainer.monitor; see `dlcourse train height-weight --help`",
+    "--jsn": "unknown flag --jsn; did you mean --json?",
+    "-x": "unknown flag -x; see `dlcourse train height-weight --help`",
+    "extra": "unexpected 'extra' among the flags; see `dlcourse train height-weight --help`",
+    "--model.lr 0.1 0.2": "unexpected '0.2' among the flags; see `dlcourse train height-weight --help`",
+    "--model 3": "--model is a group of settings: set one of them, such as --model.loss",
+    "--model.lr": "--model.lr needs a value: a number above 0",
+    "--model.lr --seed 1": "--model.lr needs a value: a number above 0",
+    "--model.lr=": "--model.lr needs a value: a number above 0",
+    "--model.optimizer": "--model.optimizer needs a value: one of sgd, adam, adamw",
+    "--config": "--config needs a value: the path of a YAML file",
+    "--help=3": "--help takes no value, and got 3",
+    "--json=1": "--json takes no value, and got 1",
+    "--model.lr -1": "--model.lr must be a number above 0, not -1",
+    "--model.lr=-1": "--model.lr must be a number above 0, not -1",
+    "--model.lr -1e-3": "--model.lr must be a number above 0, not -1e-3",
+    "--model.lr 0": "--model.lr must be a number above 0, not 0",
+    "--model.lr nan": "--model.lr must be a number above 0, not nan",
+    "--model.lr inf": "--model.lr must be a number above 0, not inf",
+    "--model.lr fast": "--model.lr must be a number above 0, not fast",
+    "--model.lr null": "--model.lr must be a number above 0, not null",
+    "--model.weight_decay -1": "--model.weight_decay must be a number of at least 0, not -1",
+    "--model.optimizer sdg": "--model.optimizer must be one of sgd, adam, adamw, not sdg; did you mean sgd?",
+    "--model.optimizer lion": "--model.optimizer must be one of sgd, adam, adamw, not lion",
+    "--data.source tabel": "--data.source must be one of make_regression, table, not tabel; did you mean table?",
+    "--data.batch_size 0": "--data.batch_size must be a whole number above 0, not 0",
+    "--data.batch_size 1.5": "--data.batch_size must be a whole number above 0, not 1.5",
+    "--data.val_fraction 1": "--data.val_fraction must be a number of at least 0 and below 1, not 1",
+    "--data.val_fraction -0.1": "--data.val_fraction must be a number of at least 0 and below 1, not -0.1",
+    "--data.standardize maybe": "--data.standardize must be true or false, not maybe",
+    "--data.ask 3": "--data.ask must be a list such as [1,2] or null, not 3",
+    "--data.ask [tall]": "--data.ask must be a list such as [1,2] or null, not [tall]",
+    "--trainer.max_epochs 0": "--trainer.max_epochs must be a whole number above 0, not 0",
+    "--trainer.patience 0": "--trainer.patience must be a whole number above 0 or null, not 0",
+    "--trainer.devices two": "--trainer.devices must be a whole number above 0 or auto, not two",
+    "--trainer.accelerator tpu": "--trainer.accelerator must be one of auto, cpu, gpu, cuda, mps, not tpu; "
+    "did you mean cpu?",
+    "--trainer.precision 8": "--trainer.precision must be one of auto, 32-true, bf16-mixed, 16-mixed, 64-true, "
+    "bf16-true, not 8",
+    "--seed -1": "--seed must be a whole number from 0 to 4294967295, not -1",
+    "--seed 4294967296": "--seed must be a whole number from 0 to 4294967295, not 4294967296",
+    "--refit perhaps": "--refit must be true or false, not perhaps",
+}
+
+
+@pytest.mark.parametrize("flags", WRONG_FLAGS)
+def test_a_wrong_flag_is_told(parser: OneLineParser, flags: str) -> None:
+    assert refusal(lambda: parser.parse_flags(flags.split())) == WRONG_FLAGS[flags]
+
+
+def test_a_value_with_spaces_is_quoted(parser: OneLineParser) -> None:
+    assert refusal(lambda: parser.parse_flags(["--model.lr", "very\nfast"])) == (
+        "--model.lr must be a number above 0, not 'very fast'"
+    )
+    assert refusal(lambda: parser.parse_flags(["--model.lr", ""])) == "--model.lr must be a number above 0, not ''"
+
+
+WRONG_FILES = {
+    "model: [1": "--config mine.yaml line 1 is not valid YAML: expected ',' or ']', but got '<stream end>'",
+    "model:\n\tlr: 1": "--config mine.yaml line 2 is not valid YAML: found character '\\t' that cannot start any token",
+    "a: 1\n---\nb: 1": "--config mine.yaml line 2 is not valid YAML: but found another document",
+    "": "--config mine.yaml is empty: write at least one setting into it, or leave it out",
+    "# model:\n#   lr: 1": "--config mine.yaml is empty: write at least one setting into it, or leave it out",
+    "- lr": "--config mine.yaml must hold keys and values, not a list",
+    "fast": "--config mine.yaml must hold keys and values, not a str",
+    "model: 3": "--config mine.yaml: model must hold keys and values, not 3",
+    "model:\n#  lr: 1": "--config mine.yaml: model is empty: write a setting under it, or leave it out",
+    "modle:\n  lr: 1": "--config mine.yaml: unknown key modle; did you mean model?",
+    "model:\n  lrr: 1": "--config mine.yaml: unknown key model.lrr; did you mean model.lr?",
+    "lr: 1": "--config mine.yaml: unknown key lr; did you mean model.lr?",
+    "config: other.yaml": "--config mine.yaml: unknown key config; see `dlcourse train height-weight --help`",
+    "json: true": "--config mine.yaml: unknown key json; see `dlcourse train height-weight --help`",
+    "1: 2": "--config mine.yaml: unknown key 1; see `dlcourse train height-weight --help`",
+    "model:\n  lr: -1": "--config mine.yaml: model.lr must be a number above 0, not -1",
+    "model.lr: -1": "--config mine.yaml: model.lr must be a number above 0, not -1",
+    "model:\n  lr: fast": "--config mine.yaml: model.lr must be a number above 0, not fast",
+    "model:\n  lr:": "--config mine.yaml: model.lr must be a number above 0, not null",
+    "model:\n  lr: true": "--config mine.yaml: model.lr must be a number above 0, not true",
+    "model:\n  lr: .inf": "--config mine.yaml: model.lr must be a number above 0, not inf",
+    "model:\n  lr: [1]": "--config mine.yaml: model.lr must be a number above 0, not [1]",
+    "data:\n  batch_size: 1.5": "--config mine.yaml: data.batch_size must be a whole number above 0, not 1.5",
+    "data:\n  standardize: maybe": "--config mine.yaml: data.standardize must be true or false, not maybe",
+    "seed: -1": "--config mine.yaml: seed must be a whole number from 0 to 4294967295, not -1",
+    "name: 3": "--config mine.yaml: name must be text or null, not 3",
+}
+
+
+@pytest.mark.parametrize("content", WRONG_FILES)
+def test_a_wrong_file_is_told(parser: OneLineParser, written: Callable[[str], str], content: str) -> None:
+    file = written(content)
+    assert refusal(lambda: parser.parse_flags(["--config", file])) == WRONG_FILES[content]
+    assert refusal(lambda: parser.parse_values({}, file)) == WRONG_FILES[content]
+
+
+def test_a_wrong_value_in_a_file_is_told_though_a_flag_would_replace_it(
+    parser: OneLineParser, written: Callable[[str], str]
+) -> None:
+    file = written("model:\n  lr: -1")
+    assert refusal(lambda: parser.parse_flags(["--model.lr", "0.1", "--config", file])).startswith("--config mine.yaml")
+
+
+def test_a_file_that_runs_code_is_not_read(parser: OneLineParser, written: Callable[[str], str]) -> None:
+    file = written("model:\n  lr: !!python/object/apply:os.getcwd []")
+    assert "line 2 is not valid YAML" in refusal(lambda: parser.parse_flags(["--config", file]))
+
+
+def test_a_file_that_is_no_text_is_told(parser: OneLineParser, written: Callable[[str], str]) -> None:
+    file = written("")
+    Path(file).write_bytes(b"\xff\xfe\x00\x81")
+    assert refusal(lambda: parser.parse_flags(["--config", file])).startswith("--config mine.yaml is not valid YAML: ")
+
+
+def test_a_missing_file_names_the_nearest_and_else_those_there_are(
+    parser: OneLineParser, written: Callable[[str], str]
+) -> None:
+    assert refusal(lambda: parser.parse_flags(["--config", "mine.yaml"])) == "--config mine.yaml is no file"
+    written("seed: 1")
+    assert refusal(lambda: parser.parse_flags(["--config=mien.yaml"])) == (
+        "--config mien.yaml is no file; did you mean mine.yaml?"
+    )
+    assert refusal(lambda: parser.parse_flags(["--config", "default"])) == (
+        "--config default is no file; there are mine.yaml"
+    )
+    assert refusal(lambda: parser.parse_flags(["--config", "."])) == "--config . is no file; there are mine.yaml"
+    assert (
+        refusal(lambda: parser.parse_flags(["--config", "no/folder/x.yaml"])) == "--config no/folder/x.yaml is no file"
+    )
+
+
+# --- what is right ---
+
+
+def resolved(parser: OneLineParser, *flags: str) -> dict[str, Any]:
+    return resolve(parser.parse_flags(flags))[0].flat()
+
+
+def test_flags_win_over_the_file_wherever_they_stand(parser: OneLineParser, written: Callable[[str], str]) -> None:
+    file = written("model:\n  lr: 0.5\n  momentum: 0.5\n")
+    for flags in (["--config", file, "--model.lr", "0.2"], ["--model.lr=0.2", f"--config={file}"]):
+        settings = resolved(parser, *flags)
+        assert (settings["model.lr"], settings["model.momentum"]) == (0.2, 0.5)
+    base = parser.parse_values({"model": {"lr": 0.2}}, file)
+    assert (base.model.lr, base.model.momentum) == (0.2, 0.5)
+
+
+def test_of_two_files_and_of_two_flags_the_later_wins(parser: OneLineParser, written: Callable[[str], str]) -> None:
+    first = Path(written("model:\n  lr: 0.5\n  momentum: 0.5\n")).rename("first.yaml")
+    second = written("model:\n  lr: 0.7\n")
+    settings = resolved(parser, "--config", str(first), "--config", second)
+    assert (settings["model.lr"], settings["model.momentum"]) == (0.7, 0.5)
+    assert resolved(parser, "--model.lr", "-1", "--model.lr", "3")["model.lr"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "key", "value"),
+    [
+        ("--model.lr 1e-3", "model.lr", 0.001),
+        ("--model.lr=1", "model.lr", 1.0),
+        ("--data.standardize false", "data.standardize", False),
+        ("--trainer.fast_dev_run", "trainer.fast_dev_run", True),
+        ("--trainer.fast_dev_run --seed 3", "seed", 3),
+        ("--trainer.patience null", "trainer.patience", None),
+        ("--trainer.devices auto", "trainer.devices", "auto"),
+        ("--trainer.devices 2", "trainer.devices", 2),
+        ("--data.ask [-1.5,2]", "data.ask", [-1.5, 2.0]),
+        ("--data.ask+ 1 --data.ask+ 2", "data.ask", [1.0, 2.0]),
+        ("--trainer.precision 32-true", "trainer.precision", "32-true"),
+    ],
+)
+def test_values_are_read_as_their_types(parser: OneLineParser, flags: str, key: str, value: Any) -> None:
+    found = resolved(parser, *flags.split())[key]
+    assert found == value
+    assert type(found) is type(value), "jsonargparse's own number types must not reach a checkpoint"
+
+
+def test_a_value_may_look_like_a_number_or_a_flag_of_one_dash(parser: OneLineParser) -> None:
+    assert parser.parse_flags(["--name", "-1"]).name == "-1"
+    assert parser.parse_flags(["--name", "-x"]).name == "-x"
+    assert parser.parse_flags(["--name=--x=y"]).name == "--x=y"
+
+
+def test_exponents_in_a_file_are_numbers(parser: OneLineParser, written: Callable[[str], str]) -> None:
+    assert resolved(parser, "--config", written("model:\n  lr: 1e-3"))["model.lr"] == 0.001
+
+
+def test_a_topic_has_its_defaults(parser: OneLineParser) -> None:
+    topic = topics.find("height-weight")
+    assert dict(topic.defaults).items() <= resolved(parser).items()
+    wrong = replace(topic, defaults={"model.lrr": 1})
+    with pytest.raises(
+        CourseError, match=r"height-weight has a default for model\.lrr, which is .*did you mean model.lr"
+    ):
+        settings_parser(wrong, train, "dlcourse")
+
+
+@pytest.mark.parametrize("flags", [[], ["--model.lr", "0.25", "--data.ask", "[1,2]", "--seed", "7", "--name", "x y"]])
+def test_print_config_is_a_config(
+    parser: OneLineParser, written: Callable[[str], str], flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed(*flags: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            parser.parse_flags([*flags, "--print_config"])
+        assert not end.value.code
+        return capsys.readouterr().out
+
+    first = printed(*flags)
+    assert list(yaml.safe_load(first)) == ["seed", "data", "model", "trainer"], "what every verb takes"
+    assert yaml.safe_load(first)["model"]["lr"] == (0.25 if flags else 0.1)
+    assert printed("--config", written(first)) == first
+    assert resolve(parser.parse_values({}, "mine.yaml"))[0] == resolve(parser.parse_flags(flags))[0]
+
+
+def test_changes_are_what_differs() -> None:
+    before = Settings({"a": 1}, {"lr": 0.1, "loss": "mse"}, {}, 0)
+    after = Settings({"a": 1}, {"lr": 0.2, "loss": "mse"}, {}, 3)
+    assert after.changes(before) == {"seed": 3, "model.lr": 0.2}
+    assert before.changes(before) == {}
+
+
+# --- from Python ---
+
+WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
+    ({"model": {"lrr": 1}}, "unknown key model.lrr; did you mean model.lr?"),
+    ({"model": {"lr": -1}}, "model.lr must be a number above 0, not -1"),
+    ({"model": {"lr": "fast"}}, "model.lr must be a number above 0, not fast"),
+    ({"model": {"lr": None}}, "model.lr must be a number above 0, not null"),
+    ({"model": {"lr": math.inf}}, "model.lr must be a number above 0, not inf"),
+    ({"model": {"lr": True}}, "model.lr must be a number above 0, not true"),
+    ({"model": 3}, "model must hold keys and values, not 3"),
+    ({"model": ["lr"]}, "model must hold keys and values, not ['lr']"),
+    ({"data": {"val_fraction": 2}}, "data.val_fraction must be a number of at least 0 and below 1, not 2"),
+    ({"data": {"split_seed": 2**70}}, f"data.split_seed must be a whole number from 0 to 4294967295, not {2**70}"),
+    ({"data": {"ask": ["tall"]}}, "data.ask must be a list such as [1,2] or null, not ['tall']"),
+    ({"trainer": {"max_epochs": 0}}, "trainer.max_epochs must be a whole number above 0, not 0"),
+    ({"trainer": {"max_epochs": 1.5}}, "trainer.max_epochs must be a whole number above 0, not 1.5"),
+    ({"trainer": {"callbacks": []}}, "unknown key trainer.callbacks; see `dlcourse train height-weight --help`"),
+    ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, not -1"),
+    ({"seed": "one"}, "seed must be a whole number from 0 to 4294967295, not one"),
+    ({"name": 3}, "name must be text or null, not 3"),
+    ({"refit": "perhaps"}, "refit must be true or false, not perhaps"),
+    ({"config": "nowhere.yaml"}, "--config nowhere.yaml is no file"),
+    (
+        {"data": {"val_fraction": 0.6, "test_fraction": 0.6}},
+        "--data.val_fraction 0.6 and --data.test_fraction 0.6 leave no row to train on: their sum must stay below 1",
+    ),
+    ({"data": {"val_fraction": 0.001}}, "--data.val_fraction 0.001 of 100 rows is none: raise it, or set it to 0"),
+    ({"trainer": {"strategy": "dpp"}}, "--trainer.strategy dpp is unknown; did you mean ddp?"),
+    (
+        {"data": {"val_fraction": 0}, "refit": True},
+        "--refit needs validation rows to choose by: set --data.val_fraction above 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG_ARGUMENTS, ids=[str(each) for each, _ in WRONG_ARGUMENTS])
+def test_a_wrong_argument_of_train_is_told(project: Path, arguments: dict[str, Any], message: str) -> None:
+    assert refusal(lambda: dlcourse.train("height-weight", **arguments)) == message
+    assert not (project / "mlruns" / "artifacts").exists(), "no run was begun"
+
+
+@pytest.mark.parametrize("topic", ["heigt-weight", "Height-Weight"])
+def test_a_wrong_topic_names_the_nearest(topic: str) -> None:
+    assert refusal(lambda: dlcourse.train(topic)) == f"no topic is called {topic!r}; did you mean height-weight?"
+
+
+@pytest.mark.parametrize("topic", ["chess", 3, None])
+def test_a_topic_near_to_none_names_all(topic: Any) -> None:
+    assert refusal(lambda: dlcourse.train(topic)).startswith(f"no topic is called {topic!r}; there are ")
+
+
+def test_resume_goes_without_config(project: Path) -> None:
+    (project / "mine.yaml").write_text("seed: 1")
+    message = refusal(lambda: dlcourse.train("height-weight", config="mine.yaml", resume="abcd"))
+    assert message == "resume takes its settings from the run it carries on with: leave config out"
+
+
+def test_a_file_may_say_what_the_command_does(project: Path) -> None:
+    (project / "mine.yaml").write_text("refit: true\ndata:\n  val_fraction: 0\n")
+    message = refusal(lambda: dlcourse.train("height-weight", config="mine.yaml"))
+    assert message.startswith("--refit needs validation rows"), "refit of the file counts from Python as well"
+
+
+# --- words ---
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (bool, "true or false"),
+        (int, "a whole number"),
+        (str | None, "text or null"),
+        (PositiveInt | Literal["auto"], "a whole number above 0 or auto"),
+        (list[str], "a list such as [one,two]"),
+        (Path, "a path"),
+    ],
+)
+def test_types_in_words(hint: Any, words: str) -> None:
+    assert described(hint) == words
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "near"),
+    [
+        ("heigt", ["height", "weight"], "height"),
+        ("--val", ["--data.val_fraction", "--data.batch_size"], "--data.val_fraction"),
+        ("--Model.LR", ["--model.lr"], "--model.lr"),
+        ("--model.max_epochs", ["--trainer.max_epochs", "--model.momentum"], "--trainer.max_epochs"),
+        ("--model.callbacks", ["--model.momentum"], None),
+        ("x", [], None),
+    ],
+)
+def test_suggestion_is_the_nearest_word_if_any_is_near(wrong: str, right: list[str], near: str | None) -> None:
+    assert suggestion(wrong, right) == (f"; did you mean {near}?" if near else "")
