@@ -103,7 +103,7 @@ class TestHealthyTopics:
         assert texts["split"].startswith("90 train, 30 val, 30 test rows, disjoint and complete, each class within 0.")
         assert texts["shapes"].startswith("a batch of [32, 5] gives outputs of [32, 1] and a loss of 0.")
         assert texts["gradients"].startswith(
-            "up to 5 entries of each of 4 tensors agree with the central difference, to "
+            "up to 4 entries of each of 4 tensors agree with the central difference, to "
         )
         assert float(texts["gradients"].split()[-4]) < 1e-6
         assert texts["units"].startswith("0 of 16 ReLU units are 0 for every training row after one epoch")
@@ -318,6 +318,15 @@ class TestGradients:
         assert found.ok, found
         assert torch.equal(state, torch.get_rng_state())
 
+    def test_dropout_is_off(self) -> None:
+        class NotInTraining(nn.Module):
+            def forward(self, inputs: Tensor) -> Tensor:
+                assert not self.training
+                return inputs
+
+        data = Points()
+        assert check_gradients(type("Off", (Network,), {"middle": NotInTraining})(data.shape, data.outputs), data).ok
+
     def test_the_model_stays_as_it_was(self) -> None:
         data = Points()
         model = Network(data.shape, data.outputs)
@@ -338,6 +347,22 @@ class TestUnits:
         found = check_topic(topic_of(type("PartlyDead", (Network,), {"dead": 3})))[-1]
         assert (found.name, found.mark) == ("units", "note")
         assert found.text.startswith("3 of 16 ReLU units are 0")
+
+    def test_a_unit_that_fires_for_a_few_rows_only_is_alive(self) -> None:
+        class Few(CourseData):
+            def load(self) -> Rows:
+                inputs = torch.where(torch.arange(3000) < 5, 1.0, -1.0)[:, None]
+                return Rows(inputs, torch.arange(3000) % 2, "made for a test", classes=("even", "odd"))
+
+        class ByTheSign(Network):
+            def __init__(self, shape: list[int], outputs: int, **settings: Any) -> None:
+                super().__init__(shape, outputs, **settings)
+                nn.init.zeros_(self.get_parameter("network.0.bias"))
+
+        all_rows = {"val_fraction": 0, "test_fraction": 0}
+        findings = check_topic(topic_of(ByTheSign, Few), data=all_rows, model={"lr": 1e-6})
+        assert wrong(findings) == []
+        assert findings[-1].text.startswith("0 of 16 ReLU units")
 
     def test_a_training_that_diverges(self, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["doctor", "height-weight", "--model.lr", "1e30"]) == 1

@@ -263,13 +263,22 @@ class TestHowARunEnds:
         assert run.data.tags["dlcourse.error"].startswith("diverged: the loss was ")
         assert "--data.standardize true" in run.data.tags["mlflow.note.content"]
 
-    def test_killed_by_ctrl_c_inside_the_process(self, project: Path) -> None:
+    @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_killed_by_a_signal(self, signum: signal.Signals, project: Path) -> None:
+        before = signal.signal(signum, signal.SIG_DFL)
         run = open_store().start_run("ends", "stopped", {})
-        with pytest.raises(Interrupted) as stopped, run:
-            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted, match=signum.name) as stopped, run:
+            signal.raise_signal(signum)
+        assert signal.signal(signum, before) is signal.SIG_DFL
         assert stopped.value.run_id == run.run_id
         assert open_store().client.get_run(run.run_id).info.status == "KILLED"
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def test_nohup_lets_the_terminal_be_closed(self, project: Path) -> None:
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with open_store().start_run("ends", "in the background", {}) as run:
+            signal.raise_signal(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, before)
+        assert open_store().client.get_run(run.run_id).info.status == "FINISHED"
 
 
 Stopped = tuple[Path, int, str]

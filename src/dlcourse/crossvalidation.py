@@ -84,7 +84,7 @@ def run_folds(
     topic: Topic, settings: Settings, store: Store, data: CourseData, name: str, folds: int, repeats: int
 ) -> CrossValidation:
     """Train and measure a model on each fold; a run for all of them, with a light one a fold within it."""
-    if folds < 2:
+    if (folds or 0) < 2:
         raise SettingsError("--folds must be at least 2: a part to test on and a part to train on")
     for number in range(folds):
         data.fold(number, folds)  # so that a class that is too small is told of before anything is written

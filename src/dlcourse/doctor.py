@@ -26,8 +26,8 @@ from dlcourse.tracking import interruptible
 from dlcourse.trainer import make_trainer
 
 STEP = 1e-6
-ROWS = 16
-ENTRIES = 5
+ROWS = 4
+ENTRIES = 4
 LARGEST_ERROR = 1e-4
 SMALLEST_GRADIENT = 1e-3
 """Share of the loss (of 1, if that is less): smaller gradients are held against it, since differences are rounded."""

@@ -81,6 +81,8 @@ def train_from_flags(topic: Topic, flags: list[str]) -> Result | CrossValidation
     """The same, from a command line."""
     parser = _train_parser(topic)
     _, own = resolve(parser.parse_flags([flag for flag in flags if flag != "--print_config"]))
+    if own["folds"] and (own["refit"] or own["resume"] or own["init_from"]):
+        raise SettingsError("--folds goes with none of --refit, --resume, --init_from: each fold starts from nothing")
     if own["resume"]:
         if any(flag.split("=")[0] == "--config" for flag in flags):
             raise SettingsError("--resume takes its settings from the run it carries on with: leave --config out")
@@ -94,8 +96,6 @@ def train_from_flags(topic: Topic, flags: list[str]) -> Result | CrossValidation
         if repeats > 1:
             raise SettingsError(f"--repeats {repeats} deals folds anew, and there are none: give --folds as well")
         return run_experiment(topic, settings, experiment, _stem(file), **own)
-    if own["refit"] or own["resume"] or own["init_from"]:
-        raise SettingsError("--folds goes with none of --refit, --resume, --init_from: each fold starts from nothing")
     return run_cross_validation(topic, settings, experiment, _stem(file), folds, repeats, own["name"])
 
 

@@ -46,6 +46,7 @@ from dlcourse.errors import CourseError, Interrupted, one_line
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import mlflow.entities as mlflow
@@ -280,7 +281,10 @@ def _is_newer(message: str) -> bool:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into `Interrupted`, where signals can be had (the main thread)."""
+    """Turn Ctrl-C, SIGTERM and a terminal that is closed into `Interrupted`, where signals can be had: the main thread.
+
+    Under `nohup` the terminal may be closed.
+    """
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)
@@ -288,7 +292,10 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGINT, signal.SIGTERM)}
+    asked = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        asked.append(signal.SIGHUP)
+    before = {signum: signal.signal(signum, interrupt) for signum in asked}
     try:
         yield
     finally:

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -29,11 +28,10 @@ from dlcourse.evaluating import evaluate_outputs
 from dlcourse.exporting import read_checkpoint
 from dlcourse.topics import diabetes
 from dlcourse.topics.diabetes import FEATURES, DiabetesData
-from tests.conftest import EXPERIMENTS, ROOT
+from tests.conftest import EXPERIMENTS
 from tests.samples import YesOrNo, data_of, labelled
 
-REAL = Path(os.environ.get("DLCOURSE_DATA_DIR") or ROOT / "data") / "diabetes" / "diabetes.csv.gz"
-needs_the_real_file = pytest.mark.skipif(not REAL.is_file(), reason=f"the course's file is not there: {REAL}")
+REAL_FILE = "diabetes/diabetes.csv.gz"
 
 Refused = Callable[..., str]
 
@@ -104,9 +102,8 @@ def test_course_labels_are_turned_round(project: Path) -> None:
     assert data.rows.features == FEATURES
 
 
-@needs_the_real_file
-def test_263_of_the_course_file_759_women_are_diabetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DLCOURSE_DATA_DIR", str(REAL.parent.parent))
+def test_263_of_the_course_file_759_women_are_diabetic(real_data: Callable[[str], Path]) -> None:
+    real_data(REAL_FILE)
     rows = DiabetesData().rows
     assert (len(rows.targets), int(rows.targets.sum()), rows.classes[1]) == (759, 263, "diabetic")
     assert float(rows.inputs.abs().max()) == 1
@@ -135,7 +132,6 @@ def test_the_run_says_which_source_auto_came_to(project: Path, caplog: pytest.Lo
     put_course_file(project, table())
     caplog.set_level("INFO", "dlcourse")
     result = dlcourse.train("diabetes", trainer={"max_epochs": 1})
-    assert "60 rows" not in caplog.text
     assert "36 training, 12 validation, 12 test rows of the course's diabetes.csv.gz" in caplog.text
     store = dlcourse.open_store()
     run = store.client.get_run(result.run_id)
@@ -273,21 +269,18 @@ class OpenML:
     status: dict[str, int] = field(default_factory=dict)
     sent: dict[str, int] = field(default_factory=dict)
     """How many bytes of an answer are sent before the connection is cut."""
-    slow: threading.Event = field(default_factory=threading.Event)
-    """Set while answers are to come, so that clearing it keeps everybody waiting."""
+    silent: set[str] = field(default_factory=set)
+    """What is not answered until the test is over."""
+    over: threading.Event = field(default_factory=threading.Event)
 
     DATA: ClassVar[str] = "/data/v1/download/37/diabetes.arff"
     DESCRIPTION: ClassVar[str] = "/api/v1/json/data/37"
     FEATURES: ClassVar[str] = "/api/v1/json/data/features/37"
     QUALITIES: ClassVar[str] = "/api/v1/json/data/qualities/37"
 
-    def __post_init__(self) -> None:
-        self.slow.set()
-
     def heal(self) -> None:
         """Answer as it should be."""
         self.status, self.sent = {}, {}
-        self.slow.set()
         names = ["preg", "plas", "pres", "skin", "insu", "mass", "pedi", "age", "class"]
         kinds = ["numeric"] * 8 + ["nominal"]
         lines = ["@relation pima_diabetes", *(f"@attribute {name} real" for name in names[:-1])]
@@ -324,7 +317,8 @@ def openml(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenML]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             theirs.asked.append(self.path)
-            theirs.slow.wait(20)
+            if self.path in theirs.silent:
+                theirs.over.wait()
             content = theirs.answers.get(self.path, b"")
             self.send_response(theirs.status.get(self.path, 200))
             self.send_header("Content-Length", str(len(content)))
@@ -341,7 +335,7 @@ def openml(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenML]:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield theirs
-        theirs.slow.set()
+        theirs.over.set()
         server.shutdown()
         thread.join()
 
@@ -450,7 +444,7 @@ def test_server_that_keeps_silent_is_given_up(
     openml: OpenML, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(diabetes, "PATIENCE_WITH_OPENML", 0.1)
-    openml.slow.clear()
+    openml.silent.add(OpenML.DATA)
     assert "timed out" in refused("--data.source", "pima")
 
 
@@ -496,19 +490,13 @@ def test_cache_that_cannot_be_written_is_named(project: Path, openml: OpenML, re
 # The course's experiments
 
 
-@pytest.fixture
-def real_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DLCOURSE_DATA_DIR", str(REAL.parent.parent))
-    return REAL
-
-
 def final_loss(result: Any) -> float:
     return float(dlcourse.open_store().client.get_run(result.run_id).data.metrics["train/loss"])
 
 
-@needs_the_real_file
 @pytest.mark.parametrize("seed", range(3))
-def test_sigmoid_learns_nothing_and_is_told_so(real_file: Path, seed: int) -> None:
+def test_sigmoid_learns_nothing_and_is_told_so(real_data: Callable[[str], Path], seed: int) -> None:
+    real_data(REAL_FILE)
     result = dlcourse.train("diabetes", config=EXPERIMENTS / "diabetes" / "sigmoid.yaml", seed=seed)
     assert final_loss(result) == pytest.approx(0.6453, abs=0.0015)
     assert result.metrics["best/train_loss"] == pytest.approx(0.6453, abs=0.0015)
@@ -517,8 +505,9 @@ def test_sigmoid_learns_nothing_and_is_told_so(real_file: Path, seed: int) -> No
     assert "not measured: every row was a training row" in result.card
 
 
-@needs_the_real_file
-def test_relu_learns(real_file: Path) -> None:
+@pytest.mark.slow
+def test_relu_learns(real_data: Callable[[str], Path]) -> None:
+    real_data(REAL_FILE)
     result = dlcourse.train("diabetes", config=EXPERIMENTS / "diabetes" / "relu.yaml")
     assert final_loss(result) == pytest.approx(0.46, abs=0.015)
     assert result.metrics["best/train_loss"] == pytest.approx(0.46, abs=0.015)
