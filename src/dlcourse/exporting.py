@@ -79,7 +79,7 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:
             loaded = load_model(run.store, logged.model_id)(inputs)
         if not torch.allclose(loaded, expected, rtol=1e-4, atol=1e-5):
             worst = float((loaded - expected).abs().max())
-            raise CourseError(f"the model loaded back from {run.store.shown} differs by up to {worst:.3g}")
+            raise CourseError(f"loaded back, its answers differ by up to {worst:.3g}")
     except BaseException:
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
