@@ -228,21 +228,24 @@ def our_fit(database: Path | None = None) -> float:
     """The same by `make_trainer`, with metrics and checkpoints, and with a store as a tracked run; seconds."""
     import lightning as L
 
+    from dlcourse.overfitting import OverfittingMonitor
     from dlcourse.topics.height_weight import HeightWeightData, Line
-    from dlcourse.tracking import RunLogger, open_store
+    from dlcourse.tracking import Curve, RunLogger, open_store
     from dlcourse.trainer import make_trainer
 
     L.seed_everything(0, verbose=False)
     data = HeightWeightData(**NOTES)
     model = Line(data.shape, data.outputs, lr=0.01)
+    settings: dict[str, Any] = {"max_epochs": EPOCHS, "accelerator": "cpu"}
     with tempfile.TemporaryDirectory() as folder:
         if database is None:
-            trainer = make_trainer(max_epochs=EPOCHS, folder=folder, accelerator="cpu")
+            trainer = make_trainer(**settings, folder=folder, callbacks=[OverfittingMonitor()])
             started = time.perf_counter()
             trainer.fit(model, datamodule=data)
             return time.perf_counter() - started
         with open_store(database.parent.parent).start_run("benchmark", "fit", {}, watched=False) as run:
-            trainer = make_trainer(max_epochs=EPOCHS, folder=folder, accelerator="cpu", logger=RunLogger(run))
+            callbacks = [OverfittingMonitor(), Curve(run)]
+            trainer = make_trainer(**settings, folder=folder, logger=RunLogger(run), callbacks=callbacks)
             started = time.perf_counter()
             trainer.fit(model, datamodule=data)
             run.write()
@@ -267,10 +270,10 @@ def log_batch_milliseconds(database: Path, count: int) -> list[float]:
 
 
 def make_store() -> Path:
-    """A new store in the current folder; the path of its database."""
+    """A new store beside what else is made in the current folder; the path of its database."""
     from dlcourse.tracking import open_store
 
-    made = open_store().folder
+    made = open_store(Path("made")).folder
     assert made is not None
     return made / "mlflow.db"
 
