@@ -128,7 +128,6 @@ def overfits(verdict: Verdict, overfitting: Overfitting | None) -> bool:
 
 
 USUAL_TRAINER = {"max_epochs": 100, "patience": 20, "precision": "32-true"}
-LONG = {"max_epochs": 100, "patience": None, "precision": "32-true"}
 NUMBER = {"kind": "number"}
 CASES = {
     "classes dealt at random": Case(
@@ -142,6 +141,24 @@ CASES = {
     ),
     "healthy numbers": Case(
         NUMBERS, {"rows": 4000, **NUMBER}, USUAL | {"lr": 0.002}, USUAL_TRAINER, "overfitting", overfits, "at most 10 %"
+    ),
+    "healthy classes, 80 validation rows": Case(
+        CLASSES,
+        {"rows": 4000, "val_fraction": 0.02},
+        USUAL | {"lr": 0.002},
+        USUAL_TRAINER,
+        "overfitting",
+        overfits,
+        "(how far chance misleads)",
+    ),
+    "healthy numbers, 80 validation rows": Case(
+        NUMBERS,
+        {"rows": 4000, "val_fraction": 0.02, **NUMBER},
+        USUAL | {"lr": 0.002},
+        USUAL_TRAINER,
+        "overfitting",
+        overfits,
+        "(how far chance misleads)",
     ),
     "wide network, 40 rows, classes": Case(
         CLASSES,

@@ -255,7 +255,9 @@ def test_card_tells_figures_baselines_and_comparisons(validated: CrossValidation
     comparison = validated.comparisons["auroc"]["logistic-regression"]
     (line,) = re.findall(r"test auroc +(.*)", validated.card)
     assert line.startswith(str(auroc))
-    assert f"logistic-regression {baseline} ({comparison})" in line
+    difference = validated.differences["auroc"]["logistic-regression"]
+    assert f"logistic-regression {baseline} ({comparison}: {difference})" in line
+    assert difference.mean == pytest.approx(auroc.mean - baseline.mean)
     assert "2 x 3 folds" in validated.card
     assert validated.headline in validated.card
 

@@ -62,7 +62,10 @@ def compare(
 
 @dataclass
 class CrossValidation:
-    """What K folds, dealt R times, came to. Figures by name; those of baselines by baseline, then name."""
+    """What K folds, dealt R times, came to. Figures by name; those of baselines by baseline, then name.
+
+    ``differences`` and ``comparisons`` are to each baseline on the same folds, by name, then baseline.
+    """
 
     topic: str
     run_id: str
@@ -72,6 +75,7 @@ class CrossValidation:
     repeats: int
     estimates: dict[str, Estimate]
     baselines: dict[str, dict[str, Estimate]]
+    differences: dict[str, dict[str, Estimate]]
     comparisons: dict[str, dict[str, Comparison]]
     headline: str
     card: str
@@ -152,12 +156,15 @@ def _summary(
         baseline: {name: estimate(values, folds) for name, values in theirs.items()}
         for baseline, theirs in of_baselines.items()
     }
-    comparisons: dict[str, dict[str, Comparison]] = {}
-    for name, values in figures.items():
-        larger = name not in model.errors
-        comparisons[name] = {
-            each: compare(values, theirs[name], folds, larger)[1] for each, theirs in of_baselines.items()
+    compared = {
+        name: {
+            each: compare(values, theirs[name], folds, name not in model.errors)
+            for each, theirs in of_baselines.items()
         }
+        for name, values in figures.items()
+    }
+    differences = {name: {each: pair[0] for each, pair in pairs.items()} for name, pairs in compared.items()}
+    comparisons = {name: {each: pair[1] for each, pair in pairs.items()} for name, pairs in compared.items()}
     headline = _headline(estimates, baselines, comparisons)
     for name, each in estimates.items():
         run.log_metrics(
@@ -168,8 +175,14 @@ def _summary(
             }
         )
         for baseline, theirs in baselines.items():
-            run.log_metrics({f"{baseline}/{name}": theirs[name].mean})
-    card = _card(topic, run, model, folds, repeats, headline, estimates, baselines, comparisons)
+            run.log_metrics(
+                {
+                    f"{baseline}/{name}": theirs[name].mean,
+                    f"{baseline}/{name}_difference": differences[name][baseline].mean,
+                    f"{baseline}/{name}_difference_standard_error": differences[name][baseline].standard_error,
+                }
+            )
+    card = _card(topic, run, folds, repeats, headline, estimates, baselines, differences, comparisons)
     run.set_tags(
         {
             "mlflow.note.content": f"```\n{card}\n```",
@@ -179,7 +192,7 @@ def _summary(
     )
     return CrossValidation(
         topic.name, run.run_id, run.name, run.store.shown, folds, repeats,
-        estimates, baselines, comparisons, headline, card,
+        estimates, baselines, differences, comparisons, headline, card,
     )  # fmt: skip
 
 
@@ -203,21 +216,22 @@ def _headline(
 def _card(
     topic: Topic,
     run: Run,
-    model: CourseModel,
     folds: int,
     repeats: int,
     headline: str,
     estimates: Mapping[str, Estimate],
     baselines: Mapping[str, Mapping[str, Estimate]],
+    differences: Mapping[str, Mapping[str, Estimate]],
     comparisons: Mapping[str, Mapping[str, Comparison]],
 ) -> str:
     lines = [("verdict", headline)]
     for name, mine in estimates.items():
         text = "; ".join(
-            f"{baseline} {theirs[name]} ({comparisons[name][baseline]})" for baseline, theirs in baselines.items()
+            f"{baseline} {theirs[name]} ({comparisons[name][baseline]}: {differences[name][baseline]})"
+            for baseline, theirs in baselines.items()
         )
         lines.append((f"test {name}", f"{mine}; against {text}"))
-    lines.append(("", f"mean and corrected standard error over {repeats} x {folds} folds; in brackets: is it better?"))
+    lines.append(("", f"mean and corrected standard error over {repeats} x {folds} folds; in brackets: the difference"))
     lines.append(("run", f"{run.run_id} in {run.store.shown}"))
     width = max(len(name) for name, _ in lines)
     return "\n".join([f"{topic.name}: {run.name}", *(f"  {name:<{width}}  {text}" for name, text in lines)])

@@ -90,6 +90,7 @@ class CourseData(L.LightningDataModule, ABC):
         self.fractions = {"val": val_fraction, "test": test_fraction}
         self.split_seed = split_seed
         self.standardize = standardize
+        self._on_device: Batch | None = None
         self.save_hyperparameters()
 
     @abstractmethod
@@ -108,7 +109,7 @@ class CourseData(L.LightningDataModule, ABC):
     def splits(self) -> dict[Split, Tensor]:
         """The row numbers of each split, in ascending order."""
         labels = self.rows.targets if self.rows.classes else torch.zeros(len(self.rows.targets), dtype=torch.int64)
-        return _split(labels.numpy(), self.fractions["val"], self.fractions["test"], self.split_seed)
+        return share_rows(labels.numpy(), self.fractions["val"], self.fractions["test"], self.split_seed)
 
     @property
     def fingerprint(self) -> str:
@@ -160,7 +161,7 @@ class CourseData(L.LightningDataModule, ABC):
         seed = epoch_seed(self.split_seed, repeat)
         dealer = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)  # numpy takes no larger one
         rest, test = list(dealer.split(targets, targets))[number]
-        inner = _split(targets[rest], self.fractions["val"], 0, seed)
+        inner = share_rows(targets[rest], self.fractions["val"], 0, seed)
         self.splits = {split: torch.from_numpy(rest)[inner[split]] for split in ("train", "val")}
         self.splits["test"] = torch.from_numpy(test)
         self.__dict__.pop("scaling", None)
@@ -174,8 +175,20 @@ class CourseData(L.LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         _ = self.splits
 
+    def at_hand(self) -> Batch:
+        """Every input and target: on the GPU that trains where half of its free memory is enough, else as loaded."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if device.type != "cuda":
+            return self.rows.inputs, self.rows.targets
+        if self._on_device is None or self._on_device[0].device != device:
+            size = sum(tensor.numel() * tensor.element_size() for tensor in (self.rows.inputs, self.rows.targets))
+            if size > torch.cuda.mem_get_info(device)[0] / 2:
+                return self.rows.inputs, self.rows.targets
+            self._on_device = self.rows.inputs.to(device), self.rows.targets.to(device)
+        return self._on_device
+
     def part(self, split: Split) -> "TensorRows":
-        return TensorRows(self.rows.inputs, self.rows.targets, self.splits[split])
+        return TensorRows(*self.at_hand(), self.splits[split])
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches, in an order that the global seed and the epoch alone decide."""
@@ -189,8 +202,9 @@ class CourseData(L.LightningDataModule, ABC):
         return self._ordered(self.splits[split])
 
     def _ordered(self, rows: Tensor) -> DataLoader[Batch]:
-        part = TensorRows(self.rows.inputs, self.rows.targets, rows)
-        return DataLoader(part, max(self.batch_size, 1024), collate_fn=as_is, generator=torch.Generator())
+        return DataLoader(
+            TensorRows(*self.at_hand(), rows), max(self.batch_size, 1024), collate_fn=as_is, generator=torch.Generator()
+        )
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """The validation rows, and beside them training rows to be measured likewise, so that a gap can be seen.
@@ -221,7 +235,7 @@ class TensorRows(Dataset[Batch]):
         return self.inputs[row], self.targets[row]
 
     def __getitems__(self, places: list[int]) -> Batch:
-        rows = self.rows[places]
+        rows = self.rows[places].to(self.inputs.device)
         return self.inputs[rows], self.targets[rows]
 
 
@@ -253,8 +267,11 @@ def as_is(batch: Any) -> Any:
     return batch
 
 
-def _split(labels: np.ndarray[Any, Any], val: float, test: float, seed: int) -> dict[Split, Tensor]:
-    """Each class is shared out by the fractions, to within one row a class and half a row in all."""
+def share_rows(labels: np.ndarray[Any, Any], val: float, test: float, seed: int) -> dict[Split, Tensor]:
+    """Row numbers of each split.
+
+    Each class is shared out by the fractions, to within one row a class and half a row in all.
+    """
     generator = np.random.default_rng(seed)
     members = [generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
     sizes = np.array([len(rows) for rows in members])

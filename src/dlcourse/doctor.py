@@ -74,7 +74,7 @@ def _check(topic: Topic, settings: Settings) -> list[Finding]:
 
     def model() -> CourseModel:
         made = new_model(topic, data, settings)
-        made.set_scaling(*data.scaling)
+        made.prepare(data)
         return made
 
     checks: dict[str, Callable[[], Finding]] = {
@@ -143,7 +143,7 @@ def check_split(data: CourseData) -> Finding:
 
 def check_shapes(model: CourseModel, data: CourseData) -> Finding:
     """A batch goes through: N x outputs come out of it, and N finite losses."""
-    inputs, targets = next(iter(data.train_dataloader()))
+    inputs, targets = next(iter(data.ordered("train")))
     with torch.no_grad():
         outputs = model.eval()(inputs)
         text = f"a batch of {list(inputs.shape)} gives outputs of {list(outputs.shape)}"

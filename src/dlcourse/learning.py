@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from torchmetrics.utilities import dim_zero_cat
 from dlcourse.data import Batch, CourseData, Split
 from dlcourse.ranges import NonNegativeFloat, PositiveFloat
 
+TRIANGLE = (0.0, 0.23, 1.0), (0.2, 1.0, 0.07)
+"""Shares of the training, and of the highest learning rate that is had there."""
+
 
 class CourseModel(L.LightningModule, ABC):
     """A network with its loss, metrics, optimiser and schedule.
@@ -27,12 +31,13 @@ class CourseModel(L.LightningModule, ABC):
     Args:
         shape: Shape of one input, as ``data.shape`` gives it.
         outputs: Numbers the network gives for one input, as ``data.outputs`` gives it.
-        optimizer: Stochastic gradient descent, Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019).
+        optimizer: Stochastic gradient descent, the same with Nesterov's momentum, Adam (Kingma and Ba 2015) or AdamW
+            (Loshchilov and Hutter 2019).
         lr: Learning rate.
         momentum: Momentum of SGD; Adam and AdamW have their own.
         weight_decay: L2 penalty; decoupled from the gradient in AdamW.
-        schedule: Learning rate over the training: constant, a half cosine down to 0, or up and down (one_cycle,
-            Smith and Topin 2018).
+        schedule: Learning rate over the training: constant, a half cosine down to 0, up and down (one_cycle, Smith and
+            Topin 2018), or the same in straight lines (triangle).
     """
 
     network: nn.Module
@@ -46,11 +51,11 @@ class CourseModel(L.LightningModule, ABC):
         shape: Sequence[int],
         outputs: int,
         *,
-        optimizer: Literal["sgd", "adam", "adamw"] = "sgd",
+        optimizer: Literal["sgd", "nesterov", "adam", "adamw"] = "sgd",
         lr: PositiveFloat = 0.01,
         momentum: NonNegativeFloat = 0.0,
         weight_decay: NonNegativeFloat = 0.0,
-        schedule: Literal["constant", "cosine", "one_cycle"] = "constant",
+        schedule: Literal["constant", "cosine", "one_cycle", "triangle"] = "constant",
     ) -> None:
         super().__init__()
         self.shape, self.outputs = list(shape), outputs
@@ -87,9 +92,17 @@ class CourseModel(L.LightningModule, ABC):
     def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each row, N; their mean is what is minimised."""
 
+    def training_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What a training step minimises the mean of, N: the same losses, unless a model is regularised by them."""
+        return self.row_losses(outputs, targets)
+
     @abstractmethod
     def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Metrics that are means over rows, before the mean: the N values whose spread gives a standard error."""
+
+    def prepare(self, data: CourseData) -> None:
+        """Take over what is measured on the training rows before any step: by what inputs are standardised."""
+        self.set_scaling(*data.scaling)
 
     def set_scaling(self, mean: Tensor, deviation: Tensor) -> None:
         """Standardise inputs by these from now on; kept with the weights, so that a model takes raw inputs."""
@@ -99,11 +112,14 @@ class CourseModel(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and isinstance(data, CourseData):
-            self.set_scaling(*data.scaling)
+            self.prepare(data)
+
+    def standardised(self, inputs: Tensor) -> Tensor:
+        return (inputs.to(self.input_mean.dtype) - self.input_mean) / self.input_deviation
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Raw inputs, N x shape, to the network's outputs, N x outputs."""
-        outputs: Tensor = self.network((inputs.to(self.input_mean.dtype) - self.input_mean) / self.input_deviation)
+        outputs: Tensor = self.network(self.standardised(inputs))
         return outputs
 
     def metric_names(self, split: Split) -> list[str]:
@@ -124,7 +140,7 @@ class CourseModel(L.LightningModule, ABC):
         """Each row's loss and outputs; the metrics are counted on the device, without waiting for it."""
         inputs, targets = batch
         outputs = self(inputs)
-        losses = self.row_losses(outputs, targets)
+        losses = self.training_losses(outputs, targets) if self.training else self.row_losses(outputs, targets)
         measured = outputs.detach().float()
         predictions = self.predictions(measured)
         for name, metric in metrics.items(keep_base=True):
@@ -153,20 +169,27 @@ class CourseModel(L.LightningModule, ABC):
         metrics.reset()
         return values
 
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """The parameters to train, in groups with what they have settings of their own in."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups, decay = self.optimizer_groups(), self.weight_decay
         optimizer: torch.optim.Optimizer
-        if self.optimizer == "sgd":
-            optimizer = torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay)
+        if self.optimizer in ("sgd", "nesterov"):
+            nesterov = self.optimizer == "nesterov"
+            optimizer = torch.optim.SGD(groups, self.lr, self.momentum, weight_decay=decay, nesterov=nesterov)
         else:
             kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-            optimizer = kind(parameters, self.lr, weight_decay=self.weight_decay)
+            optimizer = kind(groups, self.lr, weight_decay=decay)
         if self.schedule == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         schedule: lr_scheduler.LRScheduler
         if self.schedule == "cosine":
             schedule = lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        elif self.schedule == "triangle":
+            schedule = lr_scheduler.LambdaLR(optimizer, lambda step: float(np.interp(step / steps, *TRIANGLE)))
         else:
             schedule = lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=steps, cycle_momentum=False)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

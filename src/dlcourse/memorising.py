@@ -52,7 +52,7 @@ def memorise(topic: Topic, settings: Settings, data: CourseData, run: Run) -> Me
     rows = train[order[: min(data.batch_size, ROWS)]]
     batch = data.rows.inputs[rows], data.rows.targets[rows]
     model = new_model(topic, data, settings)
-    model.set_scaling(*data.scaling)
+    model.prepare(data)
     check = _Check(batch, run)
     again_and_again = [list(range(len(rows)))] * STEPS
     loader = DataLoader(TensorRows(*batch, torch.arange(len(rows))), batch_sampler=again_and_again, collate_fn=as_is)

@@ -1,0 +1,240 @@
+"""Image sets: decoded once into one file, mapped into memory from then on, augmented as whole batches."""
+
+import hashlib
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+from urllib.error import URLError
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dlcourse import augmentation
+from dlcourse.data import Batch, CourseData, Rows, ShuffledOrder, Split, TensorRows, as_is, data_folder, share_rows
+from dlcourse.errors import CourseError, SettingsError, one_line
+from dlcourse.ranges import NonNegativeInt, PositiveInt, Seed
+
+log = logging.getLogger(__name__)
+
+NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+class ImageData(CourseData, ABC):
+    """Images with an official test set: uint8, C x H x W, with a class each.
+
+    Validation rows are cut from the training images, as many of each class as its share; the test images are the test
+    rows. What a training batch goes through happens on the device, and to training batches alone.
+
+    Args:
+        batch_size: Rows of a training batch.
+        val_rows: Training images to validate on instead; 0 for none.
+        split_seed: Seed of that split, apart from the training's.
+        standardize: Shift and scale each channel to mean 0 and standard deviation 1, as measured on the training rows;
+            otherwise pixels go from 0 to 1.
+        shift: Pixels by which training images are moved at most, either way, with the border mirrored.
+        flip: Mirror training images left and right: none, each at random, or each in every second epoch (alternating,
+            Jordan 2024).
+        cutout: Side of the square that is covered in each training image; 0 for none.
+    """
+
+    set_name: ClassVar[str]
+    """What the set's file is called."""
+    classes: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        *,
+        batch_size: PositiveInt = 512,
+        val_rows: NonNegativeInt = 5000,
+        split_seed: Seed = 0,
+        standardize: bool = True,
+        shift: NonNegativeInt = 2,
+        flip: Literal["none", "random", "alternating"] = "alternating",
+        cutout: NonNegativeInt = 0,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size, val_fraction=0.0, test_fraction=0.0, split_seed=split_seed, standardize=standardize
+        )
+        for fraction in ("val_fraction", "test_fraction"):
+            del self.hparams[fraction]  # val_rows and the official test set stand in their place
+        self.val_rows, self.shift, self.flip, self.cutout = val_rows, shift, flip, cutout
+
+    @abstractmethod
+    def decode(self, folder: Path) -> dict[str, Tensor]:
+        """All images and labels by the names in `NAMES`, both uint8, downloaded to ``folder`` where they are missing.
+
+        Raises:
+            CourseError: They cannot be had, or are damaged.
+        """
+
+    @property
+    def cache(self) -> Path:
+        """The file that the decoded images are kept in."""
+        return data_folder() / f"{self.set_name}.safetensors"
+
+    def prepare_data(self) -> None:
+        """Decode the images, unless they are there already; of several processes one does it and the others wait."""
+        wrong = self._wrong_with_cache()
+        if wrong is None:
+            return
+        try:
+            self.cache.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.cache.with_suffix(".lock")):
+                wrong = self._wrong_with_cache()
+                if wrong is None:
+                    return
+                if self.cache.exists():
+                    log.warning("%s is damaged (%s): decoding the images anew", self.cache, wrong)
+                else:
+                    log.info("decoding the images into %s (once)", self.cache)
+                _save(self.decode(self.cache.parent), self.cache)
+        except OSError as error:
+            raise CourseError(
+                f"{self.cache} cannot be written ({error.strerror or one_line(error)}): make room and the folder "
+                "writable, or set DLCOURSE_DATA_DIR to another folder"
+            ) from error
+
+    def _wrong_with_cache(self) -> str | None:
+        """Why the decoded images cannot be used; None where they can."""
+        if not self.cache.is_file():
+            return "it is not there"
+        try:
+            with safe_open(self.cache, "pt") as file:
+                digest = (file.metadata() or {}).get("sha256")
+                tensors = {name: file.get_tensor(name) for name in NAMES}
+        except (SafetensorError, OSError) as error:
+            return one_line(error)
+        if any(tensor.dtype != torch.uint8 for tensor in tensors.values()):
+            return "it holds other types than uint8"
+        for split in ("train", "test"):
+            images, labels = tensors[f"{split}_images"], tensors[f"{split}_labels"]
+            if images.ndim != 4 or len(images) != len(labels) or not len(images):
+                return f"{len(labels)} labels for images of shape {tuple(images.shape)}"
+            if int(labels.max()) >= len(self.classes):
+                return f"label {int(labels.max())} for {len(self.classes)} classes"
+        if digest and digest != _digest(tensors):
+            return "its checksum is wrong"
+        return None
+
+    def load(self) -> Rows:
+        with safe_open(self.cache, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in NAMES}
+        images = torch.cat([tensors["train_images"], tensors["test_images"]])
+        labels = torch.cat([tensors["train_labels"], tensors["test_labels"]]).long()
+        self.official_test = len(tensors["test_labels"])
+        return Rows(images, labels, f"{self.set_name}, decoded in {self.cache.name}", classes=self.classes)
+
+    @cached_property
+    def splits(self) -> dict[Split, Tensor]:
+        labels = self.rows.targets.numpy()
+        first_test = len(labels) - self.official_test
+        if self.val_rows >= first_test:
+            raise SettingsError(
+                f"--data.val_rows {self.val_rows} of {first_test} training images leave none to train on: lower it"
+            )
+        parts = share_rows(labels[:first_test], self.val_rows / first_test, 0.0, self.split_seed)
+        return {**parts, "test": torch.arange(first_test, len(labels))}
+
+    def fold(self, number: int, folds: int, repeat: int = 0) -> None:
+        raise SettingsError(
+            "--folds would train on the official test images: vary --seed and --data.split_seed instead"
+        )
+
+    @cached_property
+    def scaling(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel, counted pixel value by pixel value: exact, in little memory."""
+        channels = self.rows.inputs.shape[1]
+        if not self.standardize:
+            return torch.zeros(channels), torch.full((channels,), 255.0)
+        images = self.rows.inputs[self.splits["train"]]
+        values = torch.arange(256, dtype=torch.float64)
+        counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(channels)])
+        shares = counts / counts.sum(1, keepdim=True)
+        mean = shares @ values
+        deviation = (shares @ values.square() - mean.square()).clamp(min=0).sqrt()
+        return mean.float(), torch.where(deviation > 0, deviation, 1.0).float()
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled batches of images, labels and row numbers, by which each image is flipped in its turn."""
+        order = ShuffledOrder(len(self.splits["train"]), torch.initial_seed())
+        part = NumberedRows(*self.at_hand(), self.splits["train"])
+        return DataLoader(part, self.batch_size, sampler=order, collate_fn=as_is, generator=torch.Generator())
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
+        """Augment what comes from `train_dataloader`; everything else comes without row numbers, and stays as it is."""
+        if len(batch) == 2:
+            return batch[0], batch[1]
+        images, labels, rows = batch
+        return self.augmented(images, rows, self.trainer.current_epoch if self.trainer else 0), labels
+
+    def augmented(self, images: Tensor, rows: Tensor, epoch: int) -> Tensor:
+        """Images as a training sees them in one epoch; ``rows`` are their row numbers."""
+        if self.shift:
+            images = augmentation.shift(images, self.shift)
+        if self.flip == "random":
+            images = augmentation.flip(images, torch.rand(len(images), device=images.device) < 0.5)
+        elif self.flip == "alternating":
+            images = augmentation.flip(images, (self._first_flipped.to(rows.device)[rows] + epoch) % 2 == 1)
+        if self.cutout:
+            images = augmentation.cutout(images, self.cutout, self.scaling[0].round())
+        return images
+
+    @cached_property
+    def _first_flipped(self) -> Tensor:
+        """For each row, 1 if it is flipped in even epochs, 0 if in odd ones."""
+        generator = torch.Generator().manual_seed(self.split_seed)
+        return torch.randint(2, (len(self.rows.targets),), generator=generator, dtype=torch.uint8)
+
+
+class NumberedRows(TensorRows):
+    """Rows that come with their numbers."""
+
+    def __getitems__(self, places: list[int]) -> Any:
+        return *super().__getitems__(places), self.rows[places]
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in NAMES:
+        digest.update(tensors[name].contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _save(tensors: Mapping[str, Tensor], place: Path) -> None:
+    """Write a file that is there whole or not at all."""
+    partial = place.with_suffix(f".{os.getpid()}.part")
+    try:
+        save_file({name: tensors[name].contiguous() for name in NAMES}, partial, {"sha256": _digest(tensors)})
+        partial.chmod(0o644)  # it would be its owner's alone
+        os.replace(partial, place)
+    except SafetensorError as error:
+        raise OSError(one_line(error)) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def from_torchvision(kind: type[Any], folder: Path, name: str) -> dict[str, Any]:
+    """One of torchvision's image sets, unpacked and if need be downloaded: ``train`` and ``test``.
+
+    Raises:
+        CourseError: It is not in the folder, or damaged there, and cannot be downloaded.
+    """
+    try:
+        return {"train": kind(folder, train=True, download=True), "test": kind(folder, train=False)}
+    except OSError as error:
+        if not isinstance(error, URLError):
+            raise
+        reason = one_line(error.reason)
+    except (RuntimeError, ValueError, EOFError) as error:
+        reason = one_line(error)
+    raise CourseError(f"{name} cannot be had ({reason[:200]})")

@@ -1,0 +1,92 @@
+"""CIFAR-10: ten kinds of animals and vehicles in 32 x 32 coloured pixels (Krizhevsky 2009)."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dlcourse import baselines, figures
+from dlcourse.convolutional import ConvolutionalNetwork
+from dlcourse.image_classifier import ImageClassifier
+from dlcourse.images import ImageData, from_torchvision
+from dlcourse.ranges import PositiveInt
+from dlcourse.topics import Topic
+
+
+class CIFAR10Data(ImageData):
+    """50,000 training and 10,000 test images, 3 x 32 x 32."""
+
+    set_name = "cifar10"
+    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+    def decode(self, folder: Path) -> dict[str, Tensor]:
+        from torchvision.datasets import CIFAR10
+
+        images = {}
+        for split, found in from_torchvision(CIFAR10, folder, self.set_name).items():
+            images[f"{split}_images"] = torch.from_numpy(found.data).permute(0, 3, 1, 2)
+            images[f"{split}_labels"] = torch.tensor(found.targets, dtype=torch.uint8)
+        return images
+
+
+class CIFAR10Network(ImageClassifier):
+    """Images to ten classes.
+
+    Args:
+        network: A compact convolutional network, or torchvision's ResNet-18 (He et al. 2016) with a first layer for
+            small images: 3 x 3 pixels, no stride, no pooling.
+        widths: Channels of the convolutional network's three blocks.
+    """
+
+    def __init__(
+        self,
+        shape: list[int],
+        outputs: int,
+        *,
+        network: Literal["convolutional", "resnet18"] = "convolutional",
+        widths: list[PositiveInt] = [64, 256, 256],  # noqa: B006  # read by jsonargparse, never changed
+        **settings: Any,
+    ) -> None:
+        super().__init__(shape, outputs, **settings)
+        self.network = (
+            resnet18(shape, outputs) if network == "resnet18" else ConvolutionalNetwork(shape, outputs, widths=widths)
+        )
+
+
+def resnet18(shape: list[int], outputs: int) -> nn.Module:
+    """ResNet-18 of torchvision, from random weights, that keeps small images as large as they are."""
+    from torchvision.models import resnet18 as for_large_images
+
+    network: nn.Module = for_large_images(num_classes=outputs)
+    network.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
+TOPIC = Topic(
+    name="cifar10",
+    title="CIFAR-10: ten kinds of animals and vehicles, 32 x 32 coloured pixels",
+    data=CIFAR10Data,
+    model=CIFAR10Network,
+    baselines={
+        "majority": baselines.majority,
+        "logistic-regression-on-10000-rows": baselines.logistic_regression_on_pixels,
+    },
+    monitor="val/accuracy",
+    mode="max",
+    pictures={"confusion-matrix": figures.confusion_matrix},
+    defaults={
+        "model.optimizer": "nesterov",
+        "model.lr": 11.5,
+        "model.momentum": 0.85,
+        "model.weight_decay": 0.0013,
+        "model.schedule": "triangle",
+        "model.decoupled": True,
+        "model.bias_lr_factor": 64.0,
+        "model.label_smoothing": 0.2,
+        "model.lookahead": True,
+        "trainer.max_epochs": 16,
+        "trainer.patience": None,
+    },
+)

@@ -1,0 +1,87 @@
+"""FashionMNIST: ten kinds of clothes in 28 x 28 grey pixels (Xiao, Rasul and Vollgraf 2017)."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dlcourse import baselines, figures
+from dlcourse.convolutional import ConvolutionalNetwork
+from dlcourse.image_classifier import ImageClassifier
+from dlcourse.images import ImageData, from_torchvision
+from dlcourse.ranges import PositiveInt
+from dlcourse.topics import Topic
+
+
+class FashionMNISTData(ImageData):
+    """60,000 training and 10,000 test images, 1 x 28 x 28."""
+
+    set_name = "fashion-mnist"
+    classes = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+    def decode(self, folder: Path) -> dict[str, Tensor]:
+        from torchvision.datasets import FashionMNIST
+
+        images = {}
+        for split, found in from_torchvision(FashionMNIST, folder, self.set_name).items():
+            images[f"{split}_images"] = found.data[:, None]
+            images[f"{split}_labels"] = found.targets.to(torch.uint8)
+        return images
+
+
+class FashionMNISTNetwork(ImageClassifier):
+    """Images to ten classes.
+
+    Args:
+        network: A compact convolutional network, or one of two fully connected layers without bias (mlp).
+        widths: Channels of the convolutional network's three blocks.
+        hidden: Units of the hidden layer of mlp.
+    """
+
+    def __init__(
+        self,
+        shape: list[int],
+        outputs: int,
+        *,
+        network: Literal["convolutional", "mlp"] = "convolutional",
+        widths: list[PositiveInt] = [64, 128, 128],  # noqa: B006  # read by jsonargparse, never changed
+        hidden: PositiveInt = 128,
+        **settings: Any,
+    ) -> None:
+        super().__init__(shape, outputs, **settings)
+        if network == "mlp":
+            pixels = shape[0] * shape[1] * shape[2]
+            self.network = nn.Sequential(
+                nn.Flatten(), nn.Linear(pixels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, outputs, bias=False)
+            )
+        else:
+            self.network = ConvolutionalNetwork(shape, outputs, widths=widths, whitening_size=3)
+
+
+TOPIC = Topic(
+    name="fashion-mnist",
+    title="FashionMNIST: ten kinds of clothes, 28 x 28 grey pixels",
+    data=FashionMNISTData,
+    model=FashionMNISTNetwork,
+    baselines={
+        "majority": baselines.majority,
+        "logistic-regression-on-10000-rows": baselines.logistic_regression_on_pixels,
+    },
+    monitor="val/accuracy",
+    mode="max",
+    pictures={"confusion-matrix": figures.confusion_matrix},
+    defaults={
+        "model.optimizer": "nesterov",
+        "model.lr": 10.0,
+        "model.momentum": 0.85,
+        "model.weight_decay": 0.0015,
+        "model.schedule": "triangle",
+        "model.decoupled": True,
+        "model.bias_lr_factor": 64.0,
+        "model.label_smoothing": 0.1,
+        "model.lookahead": True,
+        "trainer.max_epochs": 16,
+        "trainer.patience": None,
+    },
+)
