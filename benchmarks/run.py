@@ -175,6 +175,35 @@ def store(repeats: int) -> list[Figure]:
     ]
 
 
+def images(repeats: int) -> list[Figure]:
+    """FashionMNIST with the notes' network, and CIFAR-10 with the default one, beside what people write otherwise."""
+    from benchmarks.images import measured
+
+    def taken(*things: str) -> list[list[float]]:
+        """Of each thing, in turns, the median within a process."""
+        return paired(repeats, *[lambda thing=thing: statistics.median(measured(thing)) for thing in things])
+
+    loop, tensor, epoch = taken("notes-loop", "tensor-loop", "our-notes")
+    plain, fast, eager, whole = taken("plain-rate", "our-rate", "our-rate-not-compiled", "our-rate-float32")
+    starts = [(measured("plain-start"), measured("our-start")) for _ in range(repeats)]
+    return [
+        Figure("fashion-mnist notes, an epoch: the notes' own loop", "s", loop),
+        Figure("fashion-mnist notes, an epoch: slices of a tensor", "s", tensor),
+        Figure("fashion-mnist notes, an epoch: dlcourse", "s", epoch),
+        Figure("  over slices of a tensor", "x", ratios(epoch, tensor), bound=1.6),
+        Figure("  share of the notes' own loop", "x", ratios(epoch, loop), bound=0.25),
+        Figure("cifar10: plain Lightning", "1/s", plain),
+        Figure("cifar10: dlcourse", "1/s", fast),
+        Figure("cifar10: dlcourse, not compiled", "1/s", eager),
+        Figure("cifar10: dlcourse, not compiled, float32", "1/s", whole),
+        Figure("  plain Lightning's share of dlcourse", "x", ratios(plain, fast), bound=0.25),
+        Figure("cifar10: process start to first step, plain Lightning", "s", [each[0][0] for each in starts]),
+        Figure("cifar10: process start to first step, dlcourse", "s", [each[1][0] for each in starts]),
+        Figure("cifar10: peak memory, plain Lightning", "GiB", [each[0][1] for each in starts]),
+        Figure("cifar10: peak memory, dlcourse", "GiB", [each[1][1] for each in starts], bound=2.5),
+    ]
+
+
 PARTS: dict[str, Callable[[int], list[Figure]]] = {
     "startup": startup,
     "imports": imports,
@@ -182,6 +211,7 @@ PARTS: dict[str, Callable[[int], list[Figure]]] = {
     "tracking": tracking,
     "command": command,
     "store": store,
+    "images": images,
 }
 
 
@@ -193,6 +223,10 @@ def paired(repeats: int, *measures: Callable[[], float]) -> list[list[float]]:
 
 def differences(values: list[float], others: list[float]) -> list[float]:
     return [value - other for value, other in zip(values, others, strict=True)]
+
+
+def ratios(values: list[float], others: list[float]) -> list[float]:
+    return [value / other for value, other in zip(values, others, strict=True)]
 
 
 def process_seconds(*arguments: str, folder: Path | None = None) -> float:

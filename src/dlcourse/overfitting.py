@@ -10,7 +10,9 @@ from torch import Tensor
 
 LEAST_RISE = 0.02
 """Share by which the validation loss must have risen above its lowest for that to be spoken of."""
-STANDARD_ERRORS = 2.0
+LEAST_FALL = 0.1
+"""Share by which the training loss must have fallen meanwhile."""
+STANDARD_ERRORS = 0.5
 """And by how many standard errors, of the paired differences of the validation rows' losses."""
 
 
@@ -19,12 +21,14 @@ class Overfitting:
     """What the curves say. ``epoch`` is the one from which validation loss rose while training loss fell, or None.
 
     ``rise`` is the validation loss of the last epoch over its lowest, less 1, and ``standard_errors`` how many of them,
-    by the paired differences of the rows' losses, that rise is away from none. ``gap`` is validation loss less training
-    loss, both in evaluation mode, at the epoch of the lowest validation loss, which is the one whose weights are kept.
+    by the paired differences of the rows' losses, that rise is away from none. ``fall`` is 1 less the training loss of
+    the last epoch over that of the epoch of the lowest validation loss. ``gap`` is validation loss less training loss
+    at that epoch. All of them are measured in evaluation mode.
     """
 
     epoch: int | None
     rise: float
+    fall: float
     standard_errors: float
     gap: float
 
@@ -56,8 +60,9 @@ def compare_epochs(lowest: _Epoch, last: _Epoch) -> Overfitting:
     rise = (last.loss - lowest.loss) / max(abs(lowest.loss), 1e-12)
     error = float(difference.std()) / len(difference) ** 0.5 if len(difference) > 1 else float("inf")
     errors = float(difference.mean()) / error if error else 0.0
-    overfits = rise >= LEAST_RISE and errors >= STANDARD_ERRORS and last.train_loss < lowest.train_loss
-    return Overfitting(lowest.number if overfits else None, rise, errors, lowest.loss - lowest.train_loss)
+    fall = (lowest.train_loss - last.train_loss) / max(abs(lowest.train_loss), 1e-12)
+    overfits = rise >= LEAST_RISE and fall >= LEAST_FALL and errors >= STANDARD_ERRORS
+    return Overfitting(lowest.number if overfits else None, rise, fall, errors, lowest.loss - lowest.train_loss)
 
 
 class OverfittingMonitor(Callback):

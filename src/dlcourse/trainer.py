@@ -61,7 +61,7 @@ def make_trainer(
         devices: How many devices; the batch size is each device's own, so that more than one must be asked for.
         strategy: Lightning's name of how devices share the work, such as ddp.
         num_nodes: Machines that train together.
-        precision: auto is bf16-mixed on a CUDA GPU that has it, else 32-true.
+        precision: auto is bf16-mixed on a CUDA GPU that has it, else 32-true; what the hardware lacks falls back.
         gradient_clip_val: Largest norm of the gradient; null for no clipping.
         deterministic: Only algorithms that give the same result each time, which costs speed on a GPU.
         limit_batches: Use only so many batches of each split, to try a thing out.
@@ -147,7 +147,9 @@ def choose_precision(wanted: Precision, accelerator: str) -> Any:
     if wanted == "auto":
         return "bf16-mixed" if has_bf16 else "32-true"
     fallback = None
-    if wanted == "16-mixed" and accelerator == "cpu":
+    if wanted in ("16-mixed", "bf16-mixed") and accelerator == "cpu" and not _cpu_has_bf16():
+        fallback = "32-true"
+    elif wanted == "16-mixed" and accelerator == "cpu":
         fallback = "bf16-mixed"
     elif wanted.startswith("bf16") and accelerator == "cuda" and not has_bf16:
         fallback = "16-mixed"
@@ -156,6 +158,11 @@ def choose_precision(wanted: Precision, accelerator: str) -> Any:
     if fallback:
         log.warning("--trainer.precision %s is not to be had on this %s: using %s", wanted, accelerator, fallback)
     return fallback or wanted
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 numbers by itself: where it does not, they are slower than float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _quiet() -> None:

@@ -88,5 +88,6 @@ TOPIC = Topic(
         "model.lookahead": True,
         "trainer.max_epochs": 16,
         "trainer.patience": None,
+        "trainer.precision": "bf16-mixed",
     },
 )
