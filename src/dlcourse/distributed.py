@@ -86,6 +86,8 @@ def count_processes(trainer: Mapping[str, Any]) -> int:
             f"--trainer.strategy {strategy} is not for a tracked run, whose processes are started anew: take ddp, "
             "and not in a notebook; make_trainer by itself takes more"
         )
+    if devices not in ("auto", trial.world_size):
+        raise SettingsError(f"--trainer.strategy {strategy} takes {trial.world_size} device, not {devices}")
     if trial.world_size > 1 and "LOCAL_RANK" in os.environ:
         raise SettingsError(
             f"--trainer.devices {devices}: LOCAL_RANK is set, but a tracked run starts its processes itself: "
@@ -135,7 +137,8 @@ def helpers(plan: Plan, processes: int) -> Iterator[None]:
             # Where a process is gone, the others fail in their next exchange with it.
             gone = [helper for helper in team if _is_of_connection(error) and helper.wait()]
             if gone:
-                raise gone[0].failure() from error
+                first = next((helper for helper in gone if _CONNECTION not in helper.said()[-1]), gone[0])
+                raise first.failure() from error
             raise
 
 
@@ -151,22 +154,26 @@ def _restore_environment(before: Mapping[str, str]) -> None:
     os.environ |= {name: before[name] for name in VARIABLES if name in before}
 
 
+_CONNECTION = "gloo"
+"""In the message of a lost connection, which on the CPU is no more than a RuntimeError."""
+
+
 def _is_of_connection(error: Exception) -> bool:
-    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+    return isinstance(error, distributed.DistError) or _CONNECTION in str(error)
 
 
 class _Helper:
-    """A process that takes part in the training. What it writes is kept back, for the case that it fails."""
+    """A process that takes part in the training. What it writes is kept back until it fails."""
 
     def __init__(self, plan: Plan, rank: int) -> None:
         self.rank = rank
-        self.said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the helper
+        self.written: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the helper
         self.process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM],
             env={**os.environ, "LOCAL_RANK": str(rank)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.said,
+            stderr=self.written,
         )
         assert self.process.stdin
         plain = dataclasses.replace(plan, topic=dataclasses.replace(plan.topic, baselines={}, pictures={}))
@@ -179,13 +186,13 @@ class _Helper:
 
     def __exit__(self, *exception: object) -> None:
         self.process.kill()
-        with self.said, suppress(BrokenPipeError), self.process:
+        with self.written, suppress(BrokenPipeError), self.process:
             pass
 
     def wait_until_ready(self) -> None:
         """Until it is about to train; raises `CourseError` where it fails before."""
         assert self.process.stdout
-        if not self.process.stdout.read():
+        if not self.process.stdout.read().endswith(b"ready"):  # an import may have printed something before
             self.process.wait()
             raise self.failure()
 
@@ -195,13 +202,17 @@ class _Helper:
             return self.process.wait(SECONDS_TO_END)
         return None
 
+    def said(self) -> list[str]:
+        """The lines that it wrote before it ended; at least one, the last of which says why."""
+        self.written.seek(0)
+        text = self.written.read().decode(errors="replace").replace(f"[rank{self.rank}]: ", "")
+        return text.strip().splitlines() or [f"it ended with status {self.process.returncode}"]
+
     def failure(self) -> CourseError:
-        """What it failed of. All that it said is logged, where that is more than one line."""
-        self.said.seek(0)
-        text = self.said.read().decode(errors="replace").replace(f"[rank{self.rank}]: ", "")
-        *more, last = text.strip().splitlines() or [f"it ended with status {self.process.returncode}"]
+        """Why it failed; all that it said is logged, where that is more than one line."""
+        *more, last = self.said()
         if more:
-            log.error("%s", text.strip())
+            log.error("%s", "\n".join([*more, last]))
         return CourseError(f"process {self.rank} of the training failed: {last}")
 
 
@@ -215,7 +226,9 @@ take_part()
 
 def take_part() -> None:
     """The whole life of a helper: it gets a plan on stdin, says on stdout that it is ready, and carries it out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that keeps the run, which then ends this
+    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & set(dir(signal)):
+        # They reach the process that keeps the run as well, and that one ends this.
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
     ready = os.dup(1)
     os.dup2(2, 1)
     plan: Plan = pickle.load(sys.stdin.buffer)

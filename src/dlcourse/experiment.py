@@ -51,7 +51,8 @@ def train(
         config: YAML file with settings, over which the other arguments go.
         data: Settings of the topic's data.
         model: Settings of the topic's model.
-        trainer: Settings of the Trainer, as `make_trainer` has them.
+        trainer: Settings of the Trainer, as `make_trainer` has them. For more than one device further processes are
+            started, which import the topic's classes and load its data themselves, and end with the training.
         seed: Seed of weights and batches; the split has its own.
         name: Name of the run; by default the experiment's, with the settings that were changed.
         refit: After choosing on the validation rows, train anew on training and validation rows together.

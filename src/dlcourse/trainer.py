@@ -219,7 +219,7 @@ class KeptCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         is_last = trainer.should_stop or trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
-        is_due = self.monitor or is_last or time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
+        is_due = bool(self.monitor) or is_last or time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
         if trainer.strategy.broadcast(is_due):  # all processes save together, and each has a clock of its own
             super().on_train_epoch_end(trainer, pl_module)
             self._saved = time.monotonic()
