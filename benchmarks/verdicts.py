@@ -205,7 +205,7 @@ def run_case(case: Case, seed: int) -> tuple[Verdict, Overfitting | None]:
         open_store().start_run(case.topic.name, str(seed), {"dlcourse.kind": "study"}, watched=False) as run,
         tempfile.TemporaryDirectory() as folder,
     ):
-        fitted = fit(case.topic, run, data, model, settings, case.topic.monitor, folder=Path(folder))
+        fitted = fit(case.topic, run, data, model, settings, case.topic.monitor, Path(folder), light=True)
         measured = evaluate(fitted.trainer, fitted.model, data, data.judged)
     inputs = {split: data.rows.inputs[data.splits[split]] for split in SPLITS}
     fitted_on = data.rows.targets[data.splits["train"]]

@@ -117,7 +117,7 @@ def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple
     model = new_model(topic, data, settings)
     monitor = topic.monitor if len(data.splits["val"]) else None
     with tempfile.TemporaryDirectory() as folder:
-        fitted = fit(topic, run, data, model, settings, monitor, None, Path(folder))
+        fitted = fit(topic, run, data, model, settings, monitor, Path(folder), light=True)
         if fitted.divergence.epoch is not None:
             why = diverged(fitted.divergence.epoch, fitted.divergence.loss, model.lr, data.standardize).advice
             raise CourseError(f"{run.name} diverged: {why}")

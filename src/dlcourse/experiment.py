@@ -13,10 +13,11 @@ from torch import Tensor
 from dlcourse import topics
 from dlcourse.crossvalidation import CrossValidation, run_folds
 from dlcourse.data import SPLITS, CourseData
+from dlcourse.distributed import Plan, carry_out, check_shares, count_processes, helpers
 from dlcourse.errors import CourseError, SettingsError, suggestion
 from dlcourse.evaluating import Evaluation, evaluate, evaluate_outputs
 from dlcourse.exporting import load_checkpoint
-from dlcourse.fitting import Resumed, fit, fit_again, new_model, start_from
+from dlcourse.fitting import carry_on, new_model, start_from
 from dlcourse.learning import CourseModel
 from dlcourse.memorising import Memory, memorise
 from dlcourse.ranges import PositiveInt, Seed
@@ -24,7 +25,7 @@ from dlcourse.reporting import Result, finish, log_start, named
 from dlcourse.settings import OneLineParser, Settings, resolve, settings_parser
 from dlcourse.topics import Topic
 from dlcourse.tracking import Store, open_store
-from dlcourse.trainer import check_devices, choose_accelerator, make_trainer
+from dlcourse.trainer import make_trainer
 from dlcourse.verdict import diverged, judge
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ def train(
         config: YAML file with settings, over which the other arguments go.
         data: Settings of the topic's data.
         model: Settings of the topic's model.
-        trainer: Settings of the Trainer, as `make_trainer` has them.
+        trainer: Settings of the Trainer, as `make_trainer` has them. For more than one device further processes are
+            started, which import the topic's classes and load its data themselves, and end with the training.
         seed: Seed of weights and batches; the split has its own.
         name: Name of the run; by default the experiment's, with the settings that were changed.
         refit: After choosing on the validation rows, train anew on training and validation rows together.
@@ -169,7 +171,9 @@ def overfit_from_flags(topic: Topic, flags: list[str]) -> Memory:
 
 
 def run_overfit(topic: Topic, settings: Settings, name: str) -> Memory:
-    """Memorise by settings that are resolved; the run keeps figures and settings, and no model."""
+    """Memorise by settings that are resolved, on one device; the run keeps figures and settings, and no model."""
+    settings = dataclasses.replace(settings, trainer={**settings.trainer, "devices": 1, "strategy": "auto"})
+    count_processes(settings.trainer)
     data = _prepared(topic, settings)
     settings = _understood(settings, data)
     with open_store().start_run(topic.name, f"overfit: {name}", {"dlcourse.kind": "overfit"}, watched=False) as run:
@@ -189,6 +193,11 @@ def run_cross_validation(
     name: str | None = None,
 ) -> CrossValidation:
     """Cross-validate by settings that are resolved."""
+    if count_processes(settings.trainer) > 1:
+        raise SettingsError(
+            f"--folds trains on one device, a fold after the other: set --trainer.devices 1, not "
+            f"{settings.trainer['devices']}"
+        )
     data = _prepared(topic, settings)
     name = name or _name(settings, experiment, experiment_name)
     settings = _understood(settings, data)
@@ -207,7 +216,9 @@ def run_experiment(
     init_from: str | None = None,
 ) -> Result:
     """Train by settings that are resolved. ``experiment`` are those before any were changed; they name the run."""
+    processes = count_processes(settings.trainer)
     data = _prepared(topic, settings)
+    check_shares(topic, data, processes)
     model = new_model(topic, data, settings)
     monitor = topic.monitor if len(data.splits["val"]) else None
     _check_monitor(topic, model)
@@ -229,13 +240,14 @@ def run_experiment(
     settings = _understood(settings, data)
     with store.start_run(topic.name, name, tags) as run:
         log_start(run, topic, data, settings)
-        resumed = Resumed(old, store.files_of(old)) if old else None
-        fitted = fit(topic, run, data, model, settings, monitor, resumed)
+        folder = run.path("checkpoints/last.ckpt").parent
+        resumed = carry_on(old, store.files_of(old), folder, settings.trainer["max_epochs"]) if old else None
+        plan = Plan(topic, settings, data.fingerprint, monitor, folder, resumed, refit)
+        with helpers(plan, processes):
+            fitted = carry_out(plan, data, model, run)
         if fitted.divergence.epoch is not None:
             verdict = diverged(fitted.divergence.epoch, fitted.divergence.loss, model.lr, data.standardize)
             return finish(topic, run, fitted, verdict, [], {})
-        if refit:
-            fitted = fit_again(topic, run, data, settings, fitted)
         evaluations = [
             evaluate(fitted.trainer, fitted.model, data, split) for split in SPLITS if len(data.splits[split])
         ]
@@ -252,14 +264,7 @@ def run_experiment(
 
 
 def _prepared(topic: Topic, settings: Settings) -> CourseData:
-    """The topic's data, there and split; what the hardware cannot do is told of first."""
-    accelerator = choose_accelerator(settings.trainer["accelerator"])
-    check_devices(settings.trainer["devices"], settings.trainer["strategy"], accelerator)
-    if settings.trainer["devices"] != 1 or settings.trainer["num_nodes"] != 1:
-        raise SettingsError(
-            "--trainer.devices and --trainer.num_nodes must be 1 here: a tracked run trains on one device so far; "
-            "make_trainer by itself takes more"
-        )
+    """The topic's data, there and split."""
     data = topic.data(**settings.data)
     data.prepare_data()
     data.setup("fit")

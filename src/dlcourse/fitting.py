@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lightning as L
 import mlflow.entities as mlflow
+from lightning.pytorch.callbacks import Callback
 
 from dlcourse.data import CourseData
 from dlcourse.errors import CourseError
@@ -17,7 +18,7 @@ from dlcourse.learning import CourseModel
 from dlcourse.overfitting import Overfitting, OverfittingMonitor
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
-from dlcourse.tracking import Curve, Run, RunLogger
+from dlcourse.tracking import Curve, OwnSignals, Run, RunLogger
 from dlcourse.trainer import Divergence, KeptCheckpoint, divergence_of, make_trainer
 
 log = logging.getLogger(__name__)
@@ -25,10 +26,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Resumed:
-    """The run to carry on with, and where its files are."""
+    """Where to carry on from, and after how many epochs to end at the latest."""
 
-    run: mlflow.Run
-    files: Path
+    checkpoint: Path
+    max_epochs: int
 
 
 @dataclass
@@ -85,33 +86,46 @@ def start_from(model: CourseModel, checkpoint: Path) -> list[str]:
 
 def fit(
     topic: Topic,
-    run: Run,
+    run: Run | None,
     data: CourseData,
     model: CourseModel,
     settings: Settings,
     monitor: str | None,
+    folder: Path,
     resumed: Resumed | None = None,
-    folder: Path | None = None,
+    *,
+    light: bool = False,
 ) -> Fitted:
     """Train, and load the weights to keep: the best by the monitored metric, without one the last.
 
-    ``folder`` is for a light run, whose checkpoints are not kept and whose epochs are not told of one by one.
+    Args:
+        topic: The topic.
+        run: Where the curve is logged; None in a process that takes part in another one's training.
+        data: The data, prepared and split.
+        model: A model made for it.
+        settings: The settings.
+        monitor: The metric to choose by.
+        folder: Where the checkpoints are kept.
+        resumed: Where to carry on, as `carry_on` gives it.
+        light: Whether to say nothing of single epochs.
     """
-    light = folder is not None
-    folder = folder or run.path("checkpoints/last.ckpt").parent
     monitoring = OverfittingMonitor()
+    callbacks: list[Callback] = [OwnSignals(), monitoring]
+    if run:
+        callbacks.append(Curve(run))
+    limit = {"max_epochs": resumed.max_epochs} if resumed else {}
     trainer = make_trainer(
-        **settings.trainer,
+        **{**settings.trainer, **limit},
         monitor=monitor,
         mode=topic.mode,
         folder=folder,
-        logger=RunLogger(run),
-        callbacks=[monitoring, Curve(run)],
+        logger=RunLogger(run) if run else None,
+        callbacks=callbacks,
     )
     if light and trainer.progress_bar_callback:
         trainer.progress_bar_callback.disable()
-    last = _carry_on(resumed, folder, trainer) if resumed else None
     started = time.perf_counter()
+    last = resumed.checkpoint if resumed else None
     trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
     seconds = time.perf_counter() - started
     divergence = divergence_of(trainer)
@@ -139,41 +153,47 @@ def fit(
     )
 
 
-def _carry_on(old: Resumed, folder: Path, trainer: L.Trainer) -> Path:
-    """Take over the old run's checkpoints; the curve up to the last of them is in it."""
-    last = old.files / "checkpoints" / "last.ckpt"
+def carry_on(old: mlflow.Run, files: Path, folder: Path, max_epochs: int) -> Resumed:
+    """Take over the checkpoints among an old run's files; the curve up to the last of them is in it.
+
+    Raises:
+        CourseError: There is no checkpoint, or nothing left to do.
+    """
+    last = files / "checkpoints" / "last.ckpt"
     if not last.is_file():
         raise CourseError("the run to resume has no checkpoint, since it ended before its first epoch: train anew")
     state = read_checkpoint(last)
     epochs = state["epoch"] + 1
     stopped = any(each.get("stopped_epoch") for each in state["callbacks"].values())
-    if stopped or epochs >= (trainer.max_epochs or 0):
-        if old.run.info.status == "FINISHED":
+    if stopped or epochs >= max_epochs:
+        if old.info.status == "FINISHED":
             raise CourseError(
                 f"the run to resume is complete after {epochs} epochs: raise --trainer.max_epochs to go on"
             )
-        trainer.fit_loop.max_epochs = epochs  # it was interrupted after its last epoch: only the rest is to be done
+        max_epochs = epochs  # it was interrupted after its last epoch: only the rest is to be done
     for name in ("best.ckpt", "last.ckpt"):
-        if (old.files / "checkpoints" / name).is_file():
-            shutil.copy2(old.files / "checkpoints" / name, folder / name)
+        if (files / "checkpoints" / name).is_file():
+            shutil.copy2(files / "checkpoints" / name, folder / name)
     log.info("carrying on after epoch %d", epochs - 1)
-    return folder / "last.ckpt"
+    return Resumed(folder / "last.ckpt", max_epochs)
 
 
-def fit_again(topic: Topic, run: Run, data: CourseData, settings: Settings, chosen: Fitted) -> Fitted:
+def fit_again(
+    topic: Topic, run: Run | None, data: CourseData, settings: Settings, chosen: Fitted, folder: Path
+) -> Fitted:
     """Train anew on training and validation rows together, for as many epochs as the best weights took."""
     data.refit()
     log.info("training anew on %d rows for %d epochs", len(data.splits["train"]), chosen.epoch + 1)
     model = new_model(topic, data, settings)
     trainer = make_trainer(
         **{**settings.trainer, "max_epochs": chosen.epoch + 1, "patience": None},
-        folder=run.path("checkpoints/refit/last.ckpt").parent,
-        logger=RunLogger(run, "refit/"),
+        folder=folder,
+        logger=RunLogger(run, "refit/") if run else None,
+        callbacks=[OwnSignals()],
     )
     started = time.perf_counter()
     trainer.fit(model, datamodule=data)
     seconds = chosen.seconds + time.perf_counter() - started
-    checkpoint = run.path("checkpoints/refit/last.ckpt")
     return dataclasses.replace(
-        chosen, model=model, trainer=trainer, checkpoint=checkpoint, seconds=seconds, refitted=True
+        chosen, model=model, trainer=trainer, checkpoint=folder / "last.ckpt", seconds=seconds, refitted=True
     )

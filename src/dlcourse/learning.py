@@ -158,14 +158,15 @@ class CourseModel(L.LightningModule, ABC):
         if self.gap_metrics["loss"].update_called:
             trained = self._log(self.gap_metrics)
             names = [name.removeprefix("gap/train_") for name in trained]
-            self.log_dict({f"gap/{name}": measured[f"val/{name}"] - trained[f"gap/train_{name}"] for name in names})
+            gaps = {f"gap/{name}": measured[f"val/{name}"] - trained[f"gap/train_{name}"] for name in names}
+            self.log_dict(gaps, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         self._log(self.test_metrics)
 
     def _log(self, metrics: MetricCollection) -> dict[str, Tensor]:
         values: dict[str, Tensor] = metrics.compute()
-        self.log_dict(values)
+        self.log_dict(values, sync_dist=True)  # of all processes already, but Lightning cannot know and would warn
         metrics.reset()
         return values
 

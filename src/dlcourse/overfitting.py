@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 LEAST_RISE = 0.02
 """Share by which the validation loss must have risen above its lowest for that to be spoken of."""
@@ -65,6 +66,14 @@ def compare_epochs(lowest: _Epoch, last: _Epoch) -> Overfitting:
     return Overfitting(lowest.number if overfits else None, rise, fall, errors, lowest.loss - lowest.train_loss)
 
 
+def in_turn(shares: list[Tensor]) -> Tensor:
+    """The rows that were dealt out in turn, together again in their own order."""
+    rows = torch.empty(sum(map(len, shares)), dtype=shares[0].dtype, device=shares[0].device)
+    for rank, share in enumerate(shares):
+        rows[rank :: len(shares)] = share
+    return rows
+
+
 class OverfittingMonitor(Callback):
     """Keep each validation row's loss at the best epoch and at the last, and say what they tell.
 
@@ -97,7 +106,10 @@ class OverfittingMonitor(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._rows:
             return
-        losses = torch.cat(self._rows).double().cpu()
+        losses = torch.cat(self._rows)
+        if trainer.world_size > 1:
+            losses = in_turn(gather_all_tensors(losses))
+        losses = losses.double().cpu()
         self._rows.clear()
         train_loss = float(trainer.callback_metrics["gap/train_loss"])
         self.last = _Epoch(trainer.current_epoch, losses, train_loss)

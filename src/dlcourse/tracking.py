@@ -303,6 +303,20 @@ def interruptible() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+class OwnSignals(Callback):
+    """Answer SIGTERM during a training as before it.
+
+    Lightning's own answer begins with a message to the other processes of a training, and waits until they take it.
+    """
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.answer = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.answer)
+
+
 class Run:
     """One run, and its only writer.
 

@@ -110,7 +110,7 @@ def make_trainer(
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in (*keep, *callbacks)),
             enable_model_summary=False,
         )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, ValueError, RuntimeError, TypeError, ImportError) as error:
         raise SettingsError(f"the Trainer cannot be made: {one_line(error)}") from error
 
 
@@ -180,13 +180,17 @@ def _quiet() -> None:
 
 
 class EpochSeeds(Callback):
-    """Seed every epoch anew, from the run's seed and the epoch: a resumed run draws what it would have drawn."""
+    """Seed every epoch anew, from the run's seed and the epoch: a resumed run draws what it would have drawn.
+
+    Each of several processes draws its own.
+    """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seed = torch.initial_seed()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch))
+        seed = epoch_seed(self.seed, trainer.current_epoch)
+        torch.manual_seed(epoch_seed(seed, trainer.global_rank) if trainer.global_rank else seed)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -222,7 +226,8 @@ class KeptCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         is_last = trainer.should_stop or trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
-        if self.monitor or is_last or time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS:
+        is_due = bool(self.monitor) or is_last or time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
+        if trainer.strategy.broadcast(is_due):  # all processes save together, and each has a clock of its own
             super().on_train_epoch_end(trainer, pl_module)
             self._saved = time.monotonic()
 
@@ -261,7 +266,7 @@ class Divergence(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.steps:
             return
-        self.loss = float(self.sum) / self.steps
+        self.loss = float(trainer.strategy.reduce(self.sum)) / self.steps  # the mean over all processes
         if math.isnan(self.first):
             self.first = self.loss
         if not abs(self.loss) <= 1e6 * max(abs(self.first), 1e-30) or math.isinf(self.loss):
@@ -296,7 +301,7 @@ class EpochFigures(Callback):
             figures["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         if self.rows and self.seconds:
             figures["samples_per_second"] = self.rows * trainer.world_size / self.seconds
-        pl_module.log_dict(figures)
+        pl_module.log_dict(figures, sync_dist=True)
 
 
 class Progress(ProgressBar):
