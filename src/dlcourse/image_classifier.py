@@ -83,6 +83,7 @@ class ImageClassifier(Classifier, ABC):
 
     def teardown(self, stage: str) -> None:
         self.network._compiled_call_impl = None
+        self.network.to(memory_format=torch.contiguous_format)  # as torch.export wants the weights
 
     def forward(self, inputs: Tensor) -> Tensor:
         images = self.standardised(inputs)
