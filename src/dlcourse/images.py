@@ -158,7 +158,7 @@ class ImageData(CourseData, ABC):
         images = self.rows.inputs[self.splits["train"]]
         values = torch.arange(256, dtype=torch.float64)
         counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(channels)])
-        shares = counts / counts.sum(1, keepdim=True)
+        shares = counts.double() / counts.sum(1, keepdim=True)
         mean = shares @ values
         deviation = (shares @ values.square() - mean.square()).clamp(min=0).sqrt()
         return mean.float(), torch.where(deviation > 0, deviation, 1.0).float()
