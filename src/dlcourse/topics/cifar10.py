@@ -24,7 +24,7 @@ class CIFAR10Data(ImageData):
         from torchvision.datasets import CIFAR10
 
         images = {}
-        for split, found in from_torchvision(CIFAR10, folder, self.set_name).items():
+        for split, found in from_torchvision(CIFAR10, folder, {CIFAR10.filename: CIFAR10.tgz_md5}).items():
             images[f"{split}_images"] = torch.from_numpy(found.data).permute(0, 3, 1, 2)
             images[f"{split}_labels"] = torch.tensor(found.targets, dtype=torch.uint8)
         return images

@@ -23,8 +23,9 @@ class FashionMNISTData(ImageData):
     def decode(self, folder: Path) -> dict[str, Tensor]:
         from torchvision.datasets import FashionMNIST
 
+        archives = {f"FashionMNIST/raw/{name}": md5 for name, md5 in FashionMNIST.resources}
         images = {}
-        for split, found in from_torchvision(FashionMNIST, folder, self.set_name).items():
+        for split, found in from_torchvision(FashionMNIST, folder, archives).items():
             images[f"{split}_images"] = found.data[:, None]
             images[f"{split}_labels"] = found.targets.to(torch.uint8)
         return images
