@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,8 @@ FILES = sorted(EXPERIMENTS.glob("*/*.yaml"))
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_trains(project: Path, file: Path, real_data: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    topic, few = file.parent.name, {"trainer": {"max_epochs": 2, "limit_batches": 2}}
+    topic = file.parent.name
+    few: dict[str, Any] = {"trainer": {"max_epochs": 2, "limit_batches": 2}}
     if topic in NEEDS:
         real_data(NEEDS[topic])
     if topic in MADE_UP:

@@ -163,7 +163,13 @@ def test_an_interrupted_training_ends_where_the_uninterrupted_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dlcourse.trainer.SECONDS_BETWEEN_CHECKPOINTS", 0)
-    settings = {"lookahead": True, "lr": 0.2, "schedule": "triangle", "label_smoothing": 0.1, "epochs": 4}
+    settings: dict[str, Any] = {
+        "lookahead": True,
+        "lr": 0.2,
+        "schedule": "triangle",
+        "label_smoothing": 0.1,
+        "epochs": 4,
+    }
     whole, _ = fitted(pictures(cutout=2), folder=tmp_path / "whole", **settings)
     with pytest.raises(PulledError):
         fitted(pictures(cutout=2), Unplug(), folder=tmp_path / "parts", **settings)
@@ -251,7 +257,7 @@ def test_compiled_steps_are_those_of_eager_ones_and_leave_a_model_that_exports()
     for mine, theirs in zip(weights(compiled), weights(eager), strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-4)
     images = pictures().rows.inputs[:5]
-    compiled.trainer = None  # type: ignore[assignment]
+    compiled.trainer = None
     batch = {0: torch.export.Dim("batch")}
     program = torch.export.export(Answers(compiled).eval(), (images[:2],), dynamic_shapes=(batch,))
     with torch.no_grad():
