@@ -130,8 +130,9 @@ def class_accuracy(model: CourseModel, data: CourseData, judged: Evaluation) -> 
     names = [data.rows.classes[each] for each in there]
     errors = _standard_errors(counts, rows)
     axes.barh(names, counts / rows, xerr=errors, capsize=3, color=COLOURS["train"], alpha=0.8)
-    for place, share in enumerate(counts / rows):
-        axes.text(0.01, place, f"{share:.1%}", va="center", color="white" if share > 0.12 else "black")
+    for place, (share, error) in enumerate(zip(counts / rows, errors, strict=True)):
+        left, colour = (0.01, "white") if share - error > 0.12 else (share + error + 0.02, "black")
+        axes.text(left, place, f"{share:.1%}", va="center", color=colour)
     axes.axvline(right.mean(), color="black", linestyle=":", linewidth=1.2)
     title = f"Accuracy by class, {NAMES[judged.split]} rows (dotted: all of them, {right.mean():.1%})"
     axes.set(xlabel="accuracy ± standard error", xlim=(0, 1.02), title=title)
