@@ -48,14 +48,18 @@ def project(tmp_path: Path, made_store: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def real_data(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Make one of the real data files the project's, or skip the test where it has not been downloaded."""
+def real_data(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Make the folder of real data the project's, or skip the test where none of the files named is in it.
 
-    def need(name: str) -> Path:
-        if not (REAL_DATA / name).exists():
-            pytest.skip(f"{name} is not in {REAL_DATA}: it takes a download")
+    Image sets are there decoded, or as archives.
+    """
+
+    def need(*names: str) -> Path:
+        there = next((REAL_DATA / name for name in names if (REAL_DATA / name).exists()), None)
+        if there is None:
+            pytest.skip(f"{' or '.join(names)} is not in {REAL_DATA}: it takes a download")
         monkeypatch.setenv("DLCOURSE_DATA_DIR", str(REAL_DATA))
-        return REAL_DATA / name
+        return there
 
     return need
 

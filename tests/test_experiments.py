@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,16 +11,23 @@ from dlcourse import topics
 from dlcourse.experiment import train
 from dlcourse.settings import resolve, settings_parser
 from tests.conftest import EXPERIMENTS
+from tests.image_sets import write_cifar10, write_fashion_mnist
 
 NEEDS = {"diabetes": "diabetes/diabetes.csv.gz"}
+MADE_UP = {"fashion-mnist": write_fashion_mnist, "cifar10": write_cifar10}
 FILES = sorted(EXPERIMENTS.glob("*/*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_trains(project: Path, file: Path, real_data: Callable[[str], Path]) -> None:
-    if file.parent.name in NEEDS:
-        real_data(NEEDS[file.parent.name])
-    result = dlcourse.train(file.parent.name, config=file, trainer={"max_epochs": 2, "limit_batches": 2})
+def test_trains(project: Path, file: Path, real_data: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = file.parent.name
+    few: dict[str, Any] = {"trainer": {"max_epochs": 2, "limit_batches": 2}}
+    if topic in NEEDS:
+        real_data(NEEDS[topic])
+    if topic in MADE_UP:
+        MADE_UP[topic](project / "data", monkeypatch, train=30, test=10)
+        few |= {"data": {"val_rows": 10, "batch_size": 10}, "model": {"compile": False}}
+    result = dlcourse.train(topic, config=file, **few)
     assert result.model_uri
     assert result.verdict.headline.split()[0].strip(":") in ("learned", "unfinished", "stuck")
 

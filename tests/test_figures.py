@@ -4,13 +4,18 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dlcourse.figures import learning_curves, lines_through_points, smoothed
+from dlcourse.data import CourseData
+from dlcourse.evaluating import Evaluation, evaluate_outputs
+from dlcourse.figures import class_accuracy, confusion_matrix, learning_curves, lines_through_points, smoothed
+from dlcourse.learning import CourseModel
 from dlcourse.overfitting import Overfitting
-from tests.samples import data_of, numbers
+from tests.samples import Kinds, data_of, labelled, numbers
 
 HISTORY = {
     "train/loss": [(epoch, 2.0 / (epoch + 1)) for epoch in range(6)],
@@ -85,10 +90,46 @@ def test_curves_of_very_different_values_are_logarithmic() -> None:
     assert axes_of(learning_curves({"train/loss": [(0, 2.0), (1, 1.0)]})).get_yscale() == "linear"
 
 
+def test_shares_are_never_drawn_logarithmically() -> None:
+    history = {"train/accuracy": [(0, 0.02), (1, 0.9)], "val/accuracy": [(0, 0.1), (1, 0.8)]}
+    axes = axes_of(learning_curves(history, "accuracy", best_epoch=1))
+    assert (axes.get_yscale(), axes.get_ylabel()) == ("linear", "accuracy")
+    assert len(axes.lines) == 5
+
+
 @pytest.mark.parametrize("history", [{}, {"val/loss": []}, {"train/loss": [(0, 1.5)]}])
 def test_curves_of_nothing_or_of_one_epoch_can_be_written(history: dict[str, list[tuple[int, float]]]) -> None:
     axes_of(learning_curves(history))
     axes_of(learning_curves(history, best_epoch=0))
+
+
+def judged(probabilities: list[list[float]], labels: list[int]) -> tuple[CourseModel, CourseData, Evaluation]:
+    data = data_of(labelled([*labels, *range(len(probabilities[0]))]), test_fraction=0.0, val_fraction=0.0)
+    rows = torch.arange(len(labels))
+    data.splits = {"train": rows[:0], "val": rows[:0], "test": rows}
+    model = Kinds([1], len(probabilities[0]))
+    return model, data, evaluate_outputs(model, data, "test", torch.tensor(probabilities).log())
+
+
+def test_accuracy_by_class_is_sorted_and_has_standard_errors() -> None:
+    right, wrong = [0.8, 0.1, 0.05, 0.05], [0.1, 0.8, 0.05, 0.05]
+    axes = axes_of(class_accuracy(*judged([right, right, wrong, wrong, right, right], [0, 0, 0, 1, 1, 2])))
+    bars, errors = axes.containers[1], axes.containers[0]
+    assert isinstance(bars, BarContainer)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["2", "1", "0"], "class 3 has no rows"
+    assert [bar.get_width() for bar in bars] == pytest.approx([0, 1 / 2, 2 / 3])
+    lengths = [segment[1, 0] - segment[0, 0] for segment in errors.lines[2][0].get_segments()]  # type: ignore[attr-defined]
+    # One row more of each kind: (1/3, 2/3) of one row, (2/4, 2/4) of two, (3/5, 2/5) of three.
+    assert lengths == pytest.approx([2 * (2 / 9) ** 0.5, 2 * (1 / 4 / 2) ** 0.5, 2 * (6 / 25 / 3) ** 0.5])
+    assert [text.get_text() for text in axes.texts] == ["0.0%", "50.0%", "66.7%"]
+    assert axes.get_title() == "Accuracy by class, test rows (dotted: all of them, 50.0%)"
+
+
+def test_confusion_matrix_of_many_classes_leaves_empty_cells_quiet() -> None:
+    axes = axes_of(confusion_matrix(*judged([[0.8, 0.1, 0.1], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1]], [0, 1, 2])))
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells[0, 0] == cells[0, 1] == cells[1, 2] == "1\n100%"
+    assert sorted(cells.values()).count("0") == 6
 
 
 def test_points_and_lines() -> None:

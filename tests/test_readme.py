@@ -14,6 +14,7 @@ import pytest
 import dlcourse
 from dlcourse.cli import main
 from tests.conftest import EXPERIMENTS, ROOT
+from tests.image_sets import write_cifar10, write_fashion_mnist
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FEW = ["--trainer.max_epochs", "2"]
@@ -51,16 +52,23 @@ def test_card_is_the_one_that_the_first_command_prints(checkout: Path, capsys: p
 
 
 @pytest.mark.parametrize("command", [*commands("make train-"), *commands("make overfit-")])
-def test_make_trains(checkout: Path, command: str, real_data: Callable[[str], Path]) -> None:
+def test_make_trains(
+    checkout: Path, command: str, real_data: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = []
     if "diabetes" in command:
         real_data("diabetes/diabetes.csv.gz")
+    for name, write in {"fashion-mnist": write_fashion_mnist, "cifar10": write_cifar10}.items():
+        if name in command:
+            write(checkout / "data", monkeypatch, train=30, test=10)
+            small = ["--data.val_rows", "10", "--data.batch_size", "10", "--model.compile", "false"]
     dry_run = subprocess.run(
         f"{command} --dry-run --old-file .venv/.ready --directory {shlex.quote(str(ROOT))}",
         shell=True, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""},
     )  # fmt: skip
     line = next(line for line in dry_run.stdout.splitlines() if "-m dlcourse" in line)
     few = FEW if "make train" in command else []
-    assert main([*shlex.split(line.partition("-m dlcourse ")[2]), *few]) == 0
+    assert main([*shlex.split(line.partition("-m dlcourse ")[2]), *few, *small]) == 0
 
 
 def test_dlcourse_commands(checkout: Path) -> None:

@@ -60,7 +60,7 @@ def learning_curves(
     if overfitting and overfitting.epoch is not None:
         last = max(step for name, points in history.items() if name.startswith("val/") for step, _ in points)
         axes.axvspan(overfitting.epoch, last, color="#d95f02", alpha=0.12, label="overfitting")
-    if shown and min(shown) > 0 and max(shown) > 10 * min(shown):
+    if metric == "loss" and shown and min(shown) > 0 and max(shown) > 10 * min(shown):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(shown) < 1000 * min(shown) else (1,)))
         axes.yaxis.set_major_formatter("{x:g}")
@@ -109,12 +109,41 @@ def confusion_matrix(model: CourseModel, data: CourseData, judged: Evaluation) -
     for true, predicted in np.ndindex(*counts.shape):
         count, share = int(counts[true, predicted]), float(shares[true, predicted])
         colour = "white" if share > 0.5 else "black"
-        axes.text(predicted, true, f"{count}\n{share:.0%}", ha="center", va="center", color=colour)
+        text = f"{count}\n{share:.0%}" if count else "0"
+        axes.text(predicted, true, text, ha="center", va="center", color=colour if share >= 0.005 else "grey")
     ticks = range(len(classes))
     axes.set_xticks(ticks, classes, rotation=30, ha="right")
     axes.set_yticks(ticks, classes)
     axes.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, {NAMES[judged.split]} rows")
     return figure
+
+
+def class_accuracy(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    """Which share of each class's rows is right, with its standard error, the best class on top."""
+    right, targets = judged.scores["accuracy"].numpy(), judged.targets.numpy()
+    there = np.unique(targets)
+    counts, rows = np.bincount(targets, right)[there], np.bincount(targets)[there]
+    order = np.argsort(counts / rows, kind="stable")
+    there, counts, rows = there[order], counts[order], rows[order]
+    figure = Figure(figsize=(7, 1.4 + 0.35 * len(there)), layout="constrained")
+    axes = figure.add_subplot()
+    names = [data.rows.classes[each] for each in there]
+    errors = _standard_errors(counts, rows)
+    axes.barh(names, counts / rows, xerr=errors, capsize=3, color=COLOURS["train"], alpha=0.8)
+    for place, (share, error) in enumerate(zip(counts / rows, errors, strict=True)):
+        left, colour = (0.01, "white") if share - error > 0.12 else (share + error + 0.02, "black")
+        axes.text(left, place, f"{share:.1%}", va="center", color=colour)
+    axes.axvline(right.mean(), color="black", linestyle=":", linewidth=1.2)
+    title = f"Accuracy by class, {NAMES[judged.split]} rows (dotted: all of them, {right.mean():.1%})"
+    axes.set(xlabel="accuracy ± standard error", xlim=(0, 1.02), title=title)
+    return figure
+
+
+def _standard_errors(counts: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Of shares. One row more of each kind, without which a group of one kind would look certain."""
+    shares = (counts + 1) / (rows + 2)
+    errors: np.ndarray[Any, Any] = np.sqrt(shares * (1 - shares) / rows)
+    return errors
 
 
 def _probabilities(model: CourseModel, judged: Evaluation) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -176,11 +205,10 @@ def calibration_curve(model: CourseModel, data: CourseData, judged: Evaluation) 
     axes.plot([0, 1], [0, 1], ":", color="grey", label="perfect")
     groups = np.array_split(np.argsort(probabilities), min(5, len(targets)))
     predicted = [probabilities[group].mean() for group in groups]
-    counts = [(int(targets[group].sum()), len(group)) for group in groups]
-    shares = [count / rows for count, rows in counts]
-    # One row more of each class, without which a group of one class would look certain.
-    errors = [np.sqrt((count + 1) / (rows + 2) * (rows - count + 1) / (rows + 2) / rows) for count, rows in counts]
+    counts = np.array([targets[group].sum() for group in groups])
+    rows = np.array([len(group) for group in groups])
     label = "fifths of the rows, ± standard error"
-    axes.errorbar(predicted, shares, errors, marker="o", capsize=3, color=COLOURS["train"], label=label)
+    errors = _standard_errors(counts, rows)
+    axes.errorbar(predicted, counts / rows, errors, marker="o", capsize=3, color=COLOURS["train"], label=label)
     axes.legend(loc="upper left")
     return figure

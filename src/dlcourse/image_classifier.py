@@ -78,6 +78,7 @@ class ImageClassifier(Classifier, ABC):
 
     def teardown(self, stage: str) -> None:
         self.network._compiled_call_impl = None
+        self.network.to(memory_format=torch.contiguous_format)  # as torch.export wants the weights
 
     def forward(self, inputs: Tensor) -> Tensor:
         images = self.standardised(inputs)
@@ -120,8 +121,9 @@ class ImageClassifier(Classifier, ABC):
         return groups
 
     def on_train_start(self) -> None:
-        if self.lookahead and not self.slow_weights:
-            self.slow_weights = [weight.clone() for weight in self._weights()]
+        if self.lookahead:
+            resumed = [weight.to(self.device) for weight in self.slow_weights]
+            self.slow_weights = resumed or [weight.clone() for weight in self._weights()]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not self.lookahead:
@@ -143,4 +145,4 @@ class ImageClassifier(Classifier, ABC):
         checkpoint["slow_weights"] = self.slow_weights
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.slow_weights = [weight.to(self.device) for weight in checkpoint["slow_weights"]]
+        self.slow_weights = checkpoint["slow_weights"]  # before this model is on its device

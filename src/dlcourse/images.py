@@ -3,12 +3,15 @@
 import hashlib
 import logging
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import redirect_stderr
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from ssl import SSLError
+from typing import IO, Any, ClassVar, Literal
 from urllib.error import URLError
 
 import torch
@@ -21,11 +24,16 @@ from torch.utils.data import DataLoader
 from dlcourse import augmentation
 from dlcourse.data import Batch, CourseData, Rows, ShuffledOrder, Split, TensorRows, as_is, data_folder, share_rows
 from dlcourse.errors import CourseError, SettingsError, one_line
+from dlcourse.fetching import answers_within, whole_file
 from dlcourse.ranges import NonNegativeInt, PositiveInt, Seed
 
 log = logging.getLogger(__name__)
 
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+PATIENCE = 15.0
+"""Seconds for each answer of a server."""
+OF_A_DOWNLOAD = (URLError, ConnectionError, TimeoutError, SSLError)
+"""The OSErrors that are none of the disk's."""
 
 
 class ImageData(CourseData, ABC):
@@ -82,7 +90,11 @@ class ImageData(CourseData, ABC):
         return data_folder() / f"{self.set_name}.safetensors"
 
     def prepare_data(self) -> None:
-        """Decode the images, unless they are there already; of several processes one does it and the others wait."""
+        """Decode the images, unless they are there already; of several processes one does it and the others wait.
+
+        Raises:
+            CourseError: They cannot be had, or there is nowhere to keep them.
+        """
         wrong = self._wrong_with_cache()
         if wrong is None:
             return
@@ -90,23 +102,24 @@ class ImageData(CourseData, ABC):
             self.cache.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.cache.with_suffix(".lock")):
                 wrong = self._wrong_with_cache()
-                if wrong is None:
-                    return
-                if self.cache.exists():
-                    log.warning("%s is damaged (%s): decoding the images anew", self.cache, wrong)
-                else:
-                    log.info("decoding the images into %s (once)", self.cache)
-                _save(self.decode(self.cache.parent), self.cache)
+                if wrong is not None:
+                    level = logging.WARNING if self.cache.exists() else logging.INFO
+                    log.log(level, "%s %s: decoding the images, once", self.cache, wrong)
+                    _save(self.decode(self.cache.parent), self.cache)
         except OSError as error:
             raise CourseError(
-                f"{self.cache} cannot be written ({error.strerror or one_line(error)}): make room and the folder "
+                f"{self.cache} {wrong}, and cannot be written ({one_line(error)}): make room there and the folder "
                 "writable, or set DLCOURSE_DATA_DIR to another folder"
             ) from error
 
     def _wrong_with_cache(self) -> str | None:
         """Why the decoded images cannot be used; None where they can."""
         if not self.cache.is_file():
-            return "it is not there"
+            return "is not there"
+        damage = self._damage()
+        return f"is damaged ({damage})" if damage else None
+
+    def _damage(self) -> str | None:
         try:
             with safe_open(self.cache, "pt") as file:
                 digest = (file.metadata() or {}).get("sha256")
@@ -210,31 +223,49 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _save(tensors: Mapping[str, Tensor], place: Path) -> None:
-    """Write a file that is there whole or not at all."""
-    partial = place.with_suffix(f".{os.getpid()}.part")
+    """Write the file of decoded images; raises OSError where there is no room."""
     try:
-        save_file({name: tensors[name].contiguous() for name in NAMES}, partial, {"sha256": _digest(tensors)})
-        partial.chmod(0o644)  # it would be its owner's alone
-        os.replace(partial, place)
+        with whole_file(place) as partial:
+            save_file({name: tensors[name].contiguous() for name in NAMES}, partial, {"sha256": _digest(tensors)})
+            partial.chmod(0o644)  # it would be its owner's alone
     except SafetensorError as error:
         raise OSError(one_line(error)) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
-def from_torchvision(kind: type[Any], folder: Path, name: str) -> dict[str, Any]:
+def from_torchvision(kind: type[Any], folder: Path, archives: Mapping[str, str]) -> dict[str, Any]:
     """One of torchvision's image sets, unpacked and if need be downloaded: ``train`` and ``test``.
 
+    Args:
+        kind: torchvision's class.
+        folder: The data folder.
+        archives: What torchvision unpacks: each file's place in the folder, and its MD5 sum.
+
     Raises:
-        CourseError: It is not in the folder, or damaged there, and cannot be downloaded.
+        CourseError: An archive is missing or damaged, and cannot be downloaded.
+        OSError: The folder is full or cannot be written to.
     """
+    from torchvision.datasets.utils import check_integrity, extract_archive
+
+    def is_sound(name: str) -> bool:
+        return bool(check_integrity(folder / name, archives[name]))
+
+    bar: IO[str] = sys.stderr if sys.stderr.isatty() else StringIO()
     try:
-        return {"train": kind(folder, train=True, download=True), "test": kind(folder, train=False)}
-    except OSError as error:
-        if not isinstance(error, URLError):
+        for name in filter(is_sound, archives):
+            # Anew: of what is unpacked there already torchvision does not always ask whether it is whole.
+            if os.access((folder / name).parent, os.W_OK):
+                extract_archive(folder / name)
+        with answers_within(PATIENCE), redirect_stderr(bar):
+            return {"train": kind(folder, train=True, download=True), "test": kind(folder, train=False)}
+    except Exception as error:  # of a download that fails, and of damaged files, torchvision raises a dozen kinds
+        if isinstance(error, OSError) and not isinstance(error, OF_A_DOWNLOAD):
             raise
-        reason = one_line(error.reason)
-    except (RuntimeError, ValueError, EOFError) as error:
-        reason = one_line(error)
-    raise CourseError(f"{name} cannot be had ({reason[:200]})")
+        wrong = [
+            f"{name} is {'damaged' if (folder / name).exists() else 'missing'}"
+            for name in archives
+            if not is_sound(name)
+        ]
+        raise CourseError(
+            f"{kind.__name__} cannot be had: {', '.join(wrong)} ({one_line(error)[:200]}); put whole archives into the "
+            f"data folder, {folder.absolute()}, or set DLCOURSE_DATA_DIR to one that has them"
+        ) from error

@@ -126,6 +126,8 @@ def finish(
 
 def _draw(topic: Topic, run: Run, fitted: Fitted, verdict: Verdict, evaluations: list[Evaluation]) -> None:
     pictures = {"learning-curves": figures.learning_curves(run.history, "loss", fitted.epoch, fitted.overfitting)}
+    if "train/accuracy" in run.history:
+        pictures["accuracy-curves"] = figures.learning_curves(run.history, "accuracy", fitted.epoch)
     if verdict.headline != "diverged":
         judged = next(each for each in evaluations if each.split == fitted.data.judged)
         fitted.model.cpu().eval()

@@ -171,8 +171,10 @@ def test_own_file_is_trained_on(project: Path) -> None:
     result = dlcourse.train("diabetes", data={"file": "own.csv"}, trainer={"max_epochs": 2})
     assert result.data is not None
     assert result.data.shape == [3]
-    run = dlcourse.open_store().client.get_run(result.run_id)
+    store = dlcourse.open_store()
+    run = store.client.get_run(result.run_id)
     assert (run.data.params["data.source"], run.data.params["data.file"]) == ("file", "own.csv")
+    assert (store.files_of(run) / "figures" / "accuracy-curves.png").is_file()
 
 
 def test_a_class_too_rare_for_every_split_costs_no_figure_that_is_not_true(project: Path) -> None:

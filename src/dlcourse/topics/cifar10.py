@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dlcourse import baselines, figures
+from dlcourse import baselines, figures, image_figures
 from dlcourse.convolutional import ConvolutionalNetwork
 from dlcourse.image_classifier import ImageClassifier
 from dlcourse.images import ImageData, from_torchvision
@@ -24,7 +24,7 @@ class CIFAR10Data(ImageData):
         from torchvision.datasets import CIFAR10
 
         images = {}
-        for split, found in from_torchvision(CIFAR10, folder, self.set_name).items():
+        for split, found in from_torchvision(CIFAR10, folder, {CIFAR10.filename: CIFAR10.tgz_md5}).items():
             images[f"{split}_images"] = torch.from_numpy(found.data).permute(0, 3, 1, 2)
             images[f"{split}_labels"] = torch.tensor(found.targets, dtype=torch.uint8)
         return images
@@ -75,7 +75,13 @@ TOPIC = Topic(
     },
     monitor="val/accuracy",
     mode="max",
-    pictures={"confusion-matrix": figures.confusion_matrix},
+    pictures={
+        "confusion-matrix": figures.confusion_matrix,
+        "class-accuracy": figures.class_accuracy,
+        "confident-mistakes": image_figures.confident_mistakes,
+        "first-layer-filters": image_figures.first_layer_filters,
+        "augmented": image_figures.augmented,
+    },
     defaults={
         "model.optimizer": "nesterov",
         "model.lr": 11.5,

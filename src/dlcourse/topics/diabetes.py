@@ -1,12 +1,7 @@
 """Diabetes: two classes from eight measurements, where a network has to earn its place beside logistic regression."""
 
 import gzip
-import os
-import socket
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import URLError
@@ -19,6 +14,7 @@ from torch import nn
 from dlcourse import baselines, figures
 from dlcourse.data import CourseData, Rows, data_folder
 from dlcourse.errors import CourseError, SettingsError, one_line
+from dlcourse.fetching import answers_within, whole_file
 from dlcourse.learning import BinaryClassifier
 from dlcourse.ranges import Fraction, PositiveInt
 from dlcourse.tables import read_table, two_classes
@@ -65,7 +61,7 @@ class DiabetesData(CourseData):
             try:
                 read_table(self._pima_file())
             except CourseError:  # it is not there, or damaged
-                _write_whole(self._pima_file(), _fetch_pima(self._course_file()))
+                _keep(_fetch_pima(self._course_file()), self._pima_file())
 
     def load(self) -> Rows:
         if self.source == "bundled":
@@ -105,7 +101,7 @@ def _fetch_pima(course_file: Path) -> bytes:
     """
     # What comes is kept in a folder of its own: scikit-learn leaves what was cut off in its cache.
     try:
-        with _answers_within(PATIENCE_WITH_OPENML), tempfile.TemporaryDirectory() as folder:
+        with answers_within(PATIENCE_WITH_OPENML), tempfile.TemporaryDirectory() as folder:
             inputs, labels = fetch_openml(
                 data_id=37, return_X_y=True, as_frame=False, parser="liac-arff", data_home=folder, n_retries=1
             )
@@ -122,18 +118,6 @@ def _fetch_pima(course_file: Path) -> bytes:
     return gzip.compress("\n".join([*lines, ""]).encode(), mtime=0)
 
 
-@contextmanager
-def _answers_within(seconds: float) -> Iterator[None]:
-    """Let no server keep us waiting longer (scikit-learn would wait for ever), and hold back warnings of retries."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
 def _reason(error: Exception) -> str:
     if "md5" in str(error):
         return "it was cut off or damaged on its way: its checksum is wrong"
@@ -141,16 +125,11 @@ def _reason(error: Exception) -> str:
     return said if isinstance(error, OSError) else f"OpenML's answer cannot be used: {said}"
 
 
-def _write_whole(place: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    partial = place.with_name(f"{place.name}.{os.getpid()}.part")
+def _keep(content: bytes, place: Path) -> None:
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, place)
+        with whole_file(place) as partial:
+            partial.write_bytes(content)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise CourseError(
             f"{place} cannot be written ({error.strerror}): make room, or set DLCOURSE_DATA_DIR to another folder"
         ) from error

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dlcourse import baselines, figures
+from dlcourse import baselines, figures, image_figures
 from dlcourse.convolutional import ConvolutionalNetwork
 from dlcourse.image_classifier import ImageClassifier
 from dlcourse.images import ImageData, from_torchvision
@@ -23,8 +23,9 @@ class FashionMNISTData(ImageData):
     def decode(self, folder: Path) -> dict[str, Tensor]:
         from torchvision.datasets import FashionMNIST
 
+        archives = {f"FashionMNIST/raw/{name}": md5 for name, md5 in FashionMNIST.resources}
         images = {}
-        for split, found in from_torchvision(FashionMNIST, folder, self.set_name).items():
+        for split, found in from_torchvision(FashionMNIST, folder, archives).items():
             images[f"{split}_images"] = found.data[:, None]
             images[f"{split}_labels"] = found.targets.to(torch.uint8)
         return images
@@ -70,7 +71,13 @@ TOPIC = Topic(
     },
     monitor="val/accuracy",
     mode="max",
-    pictures={"confusion-matrix": figures.confusion_matrix},
+    pictures={
+        "confusion-matrix": figures.confusion_matrix,
+        "class-accuracy": figures.class_accuracy,
+        "confident-mistakes": image_figures.confident_mistakes,
+        "first-layer-filters": image_figures.first_layer_filters,
+        "augmented": image_figures.augmented,
+    },
     defaults={
         "model.optimizer": "nesterov",
         "model.lr": 10.0,
