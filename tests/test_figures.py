@@ -72,7 +72,9 @@ def test_curves_mark_the_epoch_whose_weights_are_kept() -> None:
 
 def test_curves_shade_the_epochs_that_overfitted() -> None:
     axes = axes_of(
-        learning_curves(HISTORY, best_epoch=2, overfitting=Overfitting(epoch=2, rise=0.5, standard_errors=4.0, gap=0.1))
+        learning_curves(
+            HISTORY, best_epoch=2, overfitting=Overfitting(epoch=2, rise=0.5, fall=0.3, standard_errors=4.0, gap=0.1)
+        )
     )
     (shade,) = axes.patches
     assert (shade.get_extents().x0, shade.get_extents().x1) == pytest.approx(
@@ -80,7 +82,7 @@ def test_curves_shade_the_epochs_that_overfitted() -> None:
     )
     assert "overfitting" in labels(axes)
     assert not axes_of(
-        learning_curves(HISTORY, overfitting=Overfitting(epoch=None, rise=0.0, standard_errors=0.0, gap=0.1))
+        learning_curves(HISTORY, overfitting=Overfitting(epoch=None, rise=0.0, fall=0.0, standard_errors=0.0, gap=0.1))
     ).patches
 
 

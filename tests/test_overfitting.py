@@ -47,6 +47,7 @@ def test_a_rise_of_every_row_while_training_loss_falls() -> None:
     found = compare_epochs(LOWEST, epoch(9, [0.5, 0.7, 0.9], 0.2))
     assert found.epoch == 3
     assert found.rise == pytest.approx(0.4)
+    assert found.fall == pytest.approx(0.25 / 0.45)
     assert found.standard_errors == pytest.approx(3.4641, rel=1e-4)
     assert found.gap == pytest.approx(0.05)
     assert str(found) == (
@@ -61,6 +62,7 @@ def test_a_rise_of_every_row_while_training_loss_falls() -> None:
         (epoch(9, [0.1, 0.5, 1.2], 0.2), "a rise of one row, which may be chance"),
         (epoch(9, [0.5, 0.7, 0.9], 0.46), "training rows got worse as well"),
         (epoch(9, [0.5, 0.7, 0.9], 0.45), "training rows stayed as they were"),
+        (epoch(9, [0.5, 0.7, 0.9], 0.41), "training rows got better by 9 %"),
         (epoch(9, [0.3, 0.4, 0.5], 0.2), "validation rows got better"),
         (epoch(9, [0.4, 0.5, 0.6], 0.2), "validation rows stayed as they were"),
         (LOWEST, "the last epoch is the best"),
@@ -99,7 +101,7 @@ def test_no_pair_of_epochs_breaks_the_rule(
     found = compare_epochs(epoch(1, before, train_before), epoch(2, after, train_after))
     if np.mean(after) <= np.mean(before) or train_after >= train_before:
         assert found.epoch is None
-    json.dumps([found.rise, found.standard_errors, found.gap], allow_nan=False)
+    json.dumps([found.rise, found.fall, found.standard_errors, found.gap], allow_nan=False)
 
 
 # In a training
@@ -141,7 +143,7 @@ def test_learning_noise_by_heart_is_named() -> None:
 
 def test_a_model_that_cannot_improve_does_not_overfit() -> None:
     _, monitor = fitted(Stuck([5], 1), noise(), epochs=3)
-    assert monitor.finding == Overfitting(None, 0.0, 0.0, monitor.finding.gap if monitor.finding else 0)
+    assert monitor.finding == Overfitting(None, 0.0, 0.0, 0.0, monitor.finding.gap if monitor.finding else 0)
 
 
 def test_without_validation_rows_nothing_is_found() -> None:

@@ -357,6 +357,8 @@ def test_precision_is_bf16_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> Non
     ("wanted", "accelerator", "used"),
     [
         ("16-mixed", "cpu", "bf16-mixed"),
+        ("16-mixed", "cpu", "32-true"),
+        ("bf16-mixed", "cpu", "32-true"),
         ("bf16-mixed", "cuda", "16-mixed"),
         ("bf16-true", "cuda", "16-mixed"),
         ("64-true", "mps", "32-true"),
@@ -366,6 +368,8 @@ def test_a_precision_that_is_not_to_be_had_falls_back_and_says_so(
     wanted: Any, accelerator: str, used: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with_gpus(monkeypatch, 1, bf16=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: used == "bf16-mixed")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert choose_precision(wanted, accelerator) == used
     assert caplog.messages == [
         f"--trainer.precision {wanted} is not to be had on this {accelerator}: using {used}",
@@ -373,7 +377,10 @@ def test_a_precision_that_is_not_to_be_had_falls_back_and_says_so(
 
 
 @pytest.mark.parametrize("wanted", ["32-true", "64-true", "bf16-mixed", "bf16-true"])
-def test_a_precision_that_the_cpu_has_is_used_in_silence(wanted: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_precision_that_the_cpu_has_is_used_in_silence(
+    wanted: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     assert choose_precision(wanted, "cpu") == wanted
     assert caplog.messages == []
 

@@ -50,7 +50,7 @@ def evaluate(trainer: L.Trainer, model: CourseModel, data: CourseData, split: Sp
     """
     kept = _Outputs()
     tester = L.Trainer(
-        accelerator=trainer.accelerator,
+        accelerator=trainer.strategy.root_device.type,  # by its name: of the object mixed precision makes a GPU
         devices=1,
         precision=trainer.precision,
         logger=False,

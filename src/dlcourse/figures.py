@@ -40,13 +40,14 @@ def learning_curves(
 ) -> Figure:
     """A metric of training and validation over the epochs, raw and smoothed (dashed), with the epoch kept.
 
-    Where the run overfitted, the epochs from which on it did are shaded.
+    Of the training rows it is what was measured after each epoch as on the validation rows, where that was done: while
+    training, dropout and augmentation are in it. Where the run overfitted, the epochs from which on it did are shaded.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     shown: list[float] = []
     for split in ("train", "val"):
-        points = history.get(f"{split}/{metric}", [])
+        points = history.get(f"gap/{split}_{metric}") or history.get(f"{split}/{metric}", [])
         if not points:
             continue
         epochs, values = zip(*points, strict=True)

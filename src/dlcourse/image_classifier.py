@@ -54,11 +54,13 @@ class ImageClassifier(Classifier, ABC):
         self.decoupled, self.bias_lr_factor = decoupled, bias_lr_factor
         self.label_smoothing, self.lookahead = label_smoothing, lookahead
         self.test_flip, self.channels_last, self.compiles = test_flip, channels_last, compile
+        self.batch_rows = ROWS_OF_LR
         self.slow_weights: list[Tensor] = []
         self.flip_accuracy = Accuracy(task="multiclass", num_classes=outputs)
 
     def prepare(self, data: CourseData) -> None:
         super().prepare(data)
+        self.batch_rows = data.batch_size
         if isinstance(self.network, ConvolutionalNetwork):
             rows = data.splits["train"]
             self.network.whiten(self.standardised(data.rows.inputs[rows[:: max(len(rows) // 5000, 1)]]))
@@ -108,9 +110,7 @@ class ImageClassifier(Classifier, ABC):
         """Biases, of convolutions as of normalisation, apart from all other parameters."""
         lr, factor = self.lr, self.bias_lr_factor
         if self.decoupled:
-            data = getattr(self.trainer, "datamodule", None)
-            rows = (data.batch_size if isinstance(data, CourseData) else ROWS_OF_LR) * self.trainer.world_size
-            lr *= rows / ROWS_OF_LR / (1 + 1 / (1 - self.momentum))
+            lr *= self.batch_rows * self.trainer.world_size / ROWS_OF_LR / (1 + 1 / (1 - self.momentum))
         trained = [(name, each) for name, each in self.named_parameters() if each.requires_grad]
         biases = [each for name, each in trained if name.endswith("bias")]
         others = [each for name, each in trained if not name.endswith("bias")]

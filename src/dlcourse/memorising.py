@@ -24,6 +24,8 @@ STEPS_BETWEEN_CHECKS = 50
 LARGEST_LOSS = 0.05
 LEAST_R2 = 0.99
 OVER_LEAST_SQUARES = 1.01
+REGULARISATION = ("dropout", "label_smoothing", "weight_decay")
+"""Settings that keep a model from learning by heart, and are therefore 0 here; augmentation is the data's, and off."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ def memorise(topic: Topic, settings: Settings, data: CourseData, run: Run) -> Me
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(data.split_seed))
     rows = train[order[: min(data.batch_size, ROWS)]]
     batch = data.rows.inputs[rows], data.rows.targets[rows]
-    # Smoothed labels keep a model from being as sure as it is asked to be here.
-    sure = {name: 0.0 for name in settings.model if name == "label_smoothing"}
-    model = new_model(topic, data, dataclasses.replace(settings, model=settings.model | sure))
+    data.batch_size = len(rows)
+    free = {name: 0.0 for name in REGULARISATION if name in settings.model}
+    model = new_model(topic, data, dataclasses.replace(settings, model=settings.model | free))
     model.prepare(data)
     check = _Check(batch, run)
     again_and_again = [list(range(len(rows)))] * STEPS
