@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from dlcourse.data import CourseData
 from dlcourse.exporting import Answers
-from dlcourse.image_classifier import STEPS_OF_LOOKAHEAD, ImageClassifier
+from dlcourse.image_classifier import STEPS_OF_LOOKAHEAD, STEPS_WORTH_COMPILING, ImageClassifier
 from dlcourse.trainer import make_trainer
 from tests.image_sets import Small, pictures
 
@@ -232,21 +233,21 @@ def test_channels_last_changes_the_order_in_memory_and_no_outputs() -> None:
     assert strides(first) == strides(second) == {True}, "what is exported is in plain order"
 
 
-@pytest.mark.parametrize(("asked", "compiler", "is_to"), [
-    (True, None, True), (False, "/usr/bin/g++", False), ("auto", None, False), ("auto", "/usr/bin/g++", True),
+@pytest.mark.parametrize(("asked", "device", "is_to"), [
+    (True, "cpu", True), (False, "cuda", False), ("auto", "cpu", False), ("auto", "cuda", True),
 ])  # fmt: skip
-def test_auto_compiles_long_trainings_where_there_is_a_compiler(
-    monkeypatch: pytest.MonkeyPatch, asked: Any, compiler: str | None, is_to: bool
+def test_auto_compiles_long_trainings_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, asked: Any, device: str, is_to: bool
 ) -> None:
-    compiled = []
-    monkeypatch.setattr(shutil, "which", {"g++": compiler}.get)
-    monkeypatch.setattr("dlcourse.image_classifier.STEPS_WORTH_COMPILING", 4)
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
-    fitted(pictures(), epochs=1, compile=asked)
-    assert bool(compiled) == is_to
-    compiled.clear()
-    fitted(pictures(batch_size=32), epochs=1, compile="auto")
-    assert compiled == [], "two steps"
+    def compiles(steps: int) -> bool:
+        model = Small([3, 8, 8], 4, compile=asked)
+        strategy = SimpleNamespace(root_device=torch.device(device))
+        model._trainer = SimpleNamespace(strategy=strategy, estimated_stepping_batches=steps)  # type: ignore[assignment]
+        return model._is_to_compile()
+
+    assert compiles(STEPS_WORTH_COMPILING) == is_to
+    if asked == "auto":
+        assert not compiles(STEPS_WORTH_COMPILING - 1)
 
 
 @pytest.mark.slow

@@ -143,7 +143,8 @@ def check_split(data: CourseData) -> Finding:
 
 def check_shapes(model: CourseModel, data: CourseData) -> Finding:
     """A batch goes through: N x outputs come out of it, and N finite losses."""
-    inputs, targets = next(iter(data.ordered("train")))
+    part = data.part("train")
+    inputs, targets = part.__getitems__(list(range(min(data.batch_size, len(part)))))
     with torch.no_grad():
         outputs = model.eval()(inputs)
         text = f"a batch of {list(inputs.shape)} gives outputs of {list(outputs.shape)}"

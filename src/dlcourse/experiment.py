@@ -223,9 +223,8 @@ def run_experiment(
     monitor = topic.monitor if len(data.splits["val"]) else None
     _check_monitor(topic, model)
     if refit and not monitor:
-        raise SettingsError(
-            "--refit needs validation rows to choose by: set --data.val_fraction (of images --data.val_rows) above 0"
-        )
+        flag = next(name for name in settings.data if name.startswith("val_"))
+        raise SettingsError(f"--refit needs validation rows to choose by: set --data.{flag} above 0")
     store = open_store()
     old = store.find_run(resume, topic.name) if resume else None
     if not name:

@@ -88,7 +88,7 @@ TOPIC = Topic(
         "model.bias_lr_factor": 64.0,
         "model.label_smoothing": 0.1,
         "model.lookahead": True,
-        "trainer.max_epochs": 16,
+        "trainer.max_epochs": 12,
         "trainer.patience": None,
         "trainer.precision": "bf16-mixed",
     },
