@@ -69,11 +69,17 @@ class ConvolutionalNetwork(nn.Sequential):
         whitening = self[0]
         assert isinstance(whitening, nn.Conv2d)
         size = whitening.weight.shape[-1]
-        patches = nn.functional.unfold(images[:WHITENING_IMAGES].float(), size).transpose(1, 2).flatten(0, 1).double()
-        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        parts = [_products(part, size) for part in torch.split(images[:WHITENING_IMAGES], 500)]
+        values, vectors = torch.linalg.eigh(sum(products for products, _ in parts) / sum(count for _, count in parts))
         filters = (vectors / (values + WHITENING_FLOOR).sqrt()).T.view(-1, *whitening.weight.shape[1:])
         with torch.no_grad():
             whitening.weight.copy_(torch.cat([filters, -filters]))
+
+
+def _products(images: Tensor, size: int) -> tuple[Tensor, int]:
+    """The sum over all patches of a patch times itself transposed, in float64, and how many there are."""
+    patches = nn.functional.unfold(images.float(), size).transpose(1, 2).flatten(0, 1).double()
+    return patches.T @ patches, len(patches)
 
 
 def _convolution(before: int, after: int) -> nn.Conv2d:

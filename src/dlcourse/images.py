@@ -168,9 +168,11 @@ class ImageData(CourseData, ABC):
         channels = self.rows.inputs.shape[1]
         if not self.standardize:
             return torch.zeros(channels), torch.full((channels,), 255.0)
-        images = self.rows.inputs[self.splits["train"]]
         values = torch.arange(256, dtype=torch.float64)
-        counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(channels)])
+        counts = torch.zeros(channels, 256, dtype=torch.int64)
+        for rows in torch.split(self.splits["train"], 2000):
+            images = self.rows.inputs[rows]
+            counts += torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(channels)])
         shares = counts.double() / counts.sum(1, keepdim=True)
         mean = shares @ values
         deviation = (shares @ values.square() - mean.square()).clamp(min=0).sqrt()
