@@ -31,8 +31,8 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 lock: $(READY)  ## Renew requirements.lock to the newest versions that pyproject.toml admits
-	PATH="$(CURDIR)/.tools/bin:$$PATH" uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url \
-		--no-annotate --python-version 3.11 --group dev pyproject.toml --output-file requirements.lock
+	PATH="$(CURDIR)/.tools/bin:$$PATH" uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate \
+		--python-version 3.11 --group dev pyproject.toml --output-file requirements.lock
 
 train-%: $(READY)  ## Train a topic, as in make train-height-weight
 	@$(RUN) dlcourse train $* --config experiments/$*/$(EXPERIMENT).yaml $(ARGS)
