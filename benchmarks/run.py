@@ -179,28 +179,27 @@ def images(repeats: int) -> list[Figure]:
     """FashionMNIST with the notes' network, and CIFAR-10 with the default one, beside what people write otherwise."""
     from benchmarks.images import measured
 
-    def taken(*things: str) -> list[list[float]]:
-        """Of each thing, in turns, the median within a process."""
-        return paired(repeats, *[lambda thing=thing: statistics.median(measured(thing)) for thing in things])
+    names = "notes-loop", "tensor-loop", "our-notes", "plain", "ours", "ours-compiled", "ours-float32"
+    rounds = [{name: measured(name) for name in names} for _ in range(repeats)]
 
-    loop, tensor, epoch = taken("notes-loop", "tensor-loop", "our-notes")
-    plain, fast, eager, whole = taken("plain-rate", "our-rate", "our-rate-not-compiled", "our-rate-float32")
-    starts = [(measured("plain-start"), measured("our-start")) for _ in range(repeats)]
+    def of(name: str, place: int = 0) -> list[float]:
+        return [each[name][place] for each in rounds]
+
     return [
-        Figure("fashion-mnist notes, an epoch: the notes' own loop", "s", loop),
-        Figure("fashion-mnist notes, an epoch: slices of a tensor", "s", tensor),
-        Figure("fashion-mnist notes, an epoch: dlcourse", "s", epoch),
-        Figure("  over slices of a tensor", "x", ratios(epoch, tensor), bound=1.6),
-        Figure("  share of the notes' own loop", "x", ratios(epoch, loop), bound=0.25),
-        Figure("cifar10: plain Lightning", "1/s", plain),
-        Figure("cifar10: dlcourse", "1/s", fast),
-        Figure("cifar10: dlcourse, not compiled", "1/s", eager),
-        Figure("cifar10: dlcourse, not compiled, float32", "1/s", whole),
-        Figure("  plain Lightning's share of dlcourse", "x", ratios(plain, fast), bound=0.25),
-        Figure("cifar10: process start to first step, plain Lightning", "s", [each[0][0] for each in starts]),
-        Figure("cifar10: process start to first step, dlcourse", "s", [each[1][0] for each in starts]),
-        Figure("cifar10: peak memory, plain Lightning", "GiB", [each[0][1] for each in starts]),
-        Figure("cifar10: peak memory, dlcourse", "GiB", [each[1][1] for each in starts], bound=2.5),
+        Figure("fashion-mnist notes, an epoch: the notes' own loop", "s", of("notes-loop")),
+        Figure("fashion-mnist notes, an epoch: slices of a tensor", "s", of("tensor-loop")),
+        Figure("fashion-mnist notes, an epoch: dlcourse", "s", of("our-notes")),
+        Figure("  over slices of a tensor", "x", ratios(of("our-notes"), of("tensor-loop")), bound=1.6),
+        Figure("  share of the notes' own loop", "x", ratios(of("our-notes"), of("notes-loop")), bound=0.25),
+        Figure("cifar10: plain Lightning", "1/s", of("plain")),
+        Figure("cifar10: dlcourse", "1/s", of("ours")),
+        Figure("cifar10: dlcourse, compiled", "1/s", of("ours-compiled")),
+        Figure("cifar10: dlcourse, float32", "1/s", of("ours-float32")),
+        Figure("  plain Lightning's share of dlcourse", "x", ratios(of("plain"), of("ours")), bound=0.25),
+        Figure("cifar10: process start to first step, plain Lightning", "s", of("plain", 1)),
+        Figure("cifar10: process start to first step, dlcourse", "s", of("ours", 1)),
+        Figure("cifar10: peak memory, plain Lightning", "GiB", of("plain", 2)),
+        Figure("cifar10: peak memory, dlcourse", "GiB", of("ours", 2), bound=2.5),
     ]
 
 

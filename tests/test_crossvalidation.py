@@ -5,7 +5,6 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +36,6 @@ class_labels = st.lists(st.integers(6, 40), min_size=1, max_size=4).map(
 )
 val_fractions = st.one_of(st.just(0.0), st.floats(0.05, 0.6))
 seeds = st.integers(0, 2**40)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks: several threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # Folds

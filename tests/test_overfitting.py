@@ -1,7 +1,6 @@
 """Overfitting is named where validation rows got worse while training rows got better, and nowhere else."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,6 @@ from dlcourse.overfitting import Overfitting, OverfittingMonitor, _Epoch, compar
 from dlcourse.reporting import Result
 from dlcourse.trainer import make_trainer
 from tests.samples import Stuck, data_of, numbers
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks: several threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def epoch(number: int, losses: list[float], train_loss: float) -> _Epoch:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dlcourse.data import CourseData
 from dlcourse.evaluating import Evaluation
-from dlcourse.figures import NAMES
+from dlcourse.figures import NAMES, class_accuracy, confusion_matrix
 from dlcourse.images import ImageData
 from dlcourse.learning import CourseModel
 
@@ -101,3 +101,13 @@ def _pixels(image: Tensor) -> np.ndarray[Any, Any]:
     """C x H x W as matplotlib has it: H x W where there is one channel, else H x W x C."""
     array: np.ndarray[Any, Any] = image.permute(1, 2, 0).numpy()
     return array[:, :, 0] if array.shape[2] == 1 else array
+
+
+PICTURES = {
+    "confusion-matrix": confusion_matrix,
+    "class-accuracy": class_accuracy,
+    "confident-mistakes": confident_mistakes,
+    "first-layer-filters": first_layer_filters,
+    "augmented": augmented,
+}
+"""What every run on images draws."""

@@ -164,10 +164,9 @@ def _card(
         error = each.standard_errors.get(headline, float("nan"))
         text = f"{each.metrics[headline]:.4g} ± {error:.2g} (mean and standard error of {len(each.targets)} rows)"
         lines.append((f"{figures.NAMES[each.split]} {headline}", text))
-        if f"{headline}_flip" in each.metrics:
-            lines.append(
-                ("apart", f"{each.metrics[f'{headline}_flip']:.4g} with each image and its mirror image together")
-            )
+        for name, what in fitted.model.told_apart.items():
+            if name in each.metrics:
+                lines.append(("apart", f"{each.metrics[name]:.4g} {what}"))
     if baselines:
         text = ", ".join(f"{name} {each.metrics[headline]:.4g}" for name, each in baselines.items())
         lines.append(("baselines", f"{headline} of {text}"))

@@ -1,6 +1,6 @@
 """CIFAR-10 from its archive, what is said where it is missing or damaged, and its two networks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,14 +12,6 @@ import dlcourse
 from dlcourse.errors import CourseError
 from dlcourse.topics.cifar10 import CIFAR10Data, CIFAR10Network
 from tests.image_sets import Images, untouchable, write_cifar10
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

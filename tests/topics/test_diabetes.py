@@ -36,15 +36,6 @@ REAL_FILE = "diabetes/diabetes.csv.gz"
 Refused = Callable[..., str]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks of 87 weights: several threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def refused(project: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[..., str]:
     """Train, and be refused: the one line on stderr, where nothing else is said and no run is left behind."""

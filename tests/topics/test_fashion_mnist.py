@@ -5,7 +5,7 @@ import gzip
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,14 +23,6 @@ from tests.image_sets import IDX, Images, untouchable, write_fashion_mnist
 
 FILES = "data/FashionMNIST/raw"
 PLAIN = {"network": "mlp", "optimizer": "sgd", "decoupled": False, "lookahead": False, "compile": False}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dlcourse import baselines, figures, image_figures
+from dlcourse import baselines, image_figures
 from dlcourse.convolutional import ConvolutionalNetwork
 from dlcourse.image_classifier import ImageClassifier
 from dlcourse.images import ImageData, from_torchvision
@@ -69,19 +69,10 @@ TOPIC = Topic(
     title="CIFAR-10: ten kinds of animals and vehicles, 32 x 32 coloured pixels",
     data=CIFAR10Data,
     model=CIFAR10Network,
-    baselines={
-        "majority": baselines.majority,
-        "logistic-regression-on-10000-rows": baselines.logistic_regression_on_pixels,
-    },
+    baselines=baselines.OF_IMAGES,
     monitor="val/accuracy",
     mode="max",
-    pictures={
-        "confusion-matrix": figures.confusion_matrix,
-        "class-accuracy": figures.class_accuracy,
-        "confident-mistakes": image_figures.confident_mistakes,
-        "first-layer-filters": image_figures.first_layer_filters,
-        "augmented": image_figures.augmented,
-    },
+    pictures=image_figures.PICTURES,
     defaults={
         "model.optimizer": "nesterov",
         "model.lr": 11.5,
