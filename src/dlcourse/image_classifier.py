@@ -2,6 +2,7 @@
 
 from abc import ABC
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -35,6 +36,8 @@ class ImageClassifier(Classifier, ABC):
         compile: Compile the training step (torch.compile): auto does on a CUDA GPU, where the training is long enough
             to repay the half minute that it takes; on a CPU the compiled step was the slower one.
     """
+
+    told_apart = MappingProxyType({"accuracy_flip": "with each image and its mirror image together"})
 
     def __init__(
         self,
@@ -90,8 +93,8 @@ class ImageClassifier(Classifier, ABC):
         outputs: Tensor = self.network(images) if self.training else self.network.forward(images)
         return outputs
 
-    def training_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs, targets, reduction="none", label_smoothing=self.label_smoothing)
+    def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         outputs = super().test_step(batch, batch_idx)
@@ -124,11 +127,12 @@ class ImageClassifier(Classifier, ABC):
         if self.lookahead:
             resumed = [weight.to(self.device) for weight in self.slow_weights]
             self.slow_weights = resumed or [weight.clone() for weight in self._weights()]
+            self.last_step = int(self.trainer.estimated_stepping_batches)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not self.lookahead:
             return
-        steps, last = self.trainer.global_step, self.trainer.estimated_stepping_batches
+        steps, last = self.trainer.global_step, self.last_step
         if steps % STEPS_OF_LOOKAHEAD and steps < last:
             return
         # By how much the copy stays where it is: hardly at first, at the end wholly.

@@ -179,9 +179,10 @@ class ImageData(CourseData, ABC):
         return mean.float(), torch.where(deviation > 0, deviation, 1.0).float()
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled batches of images, labels and row numbers, by which each image is flipped in its turn."""
+        """Shuffled batches; with row numbers where images are augmented, since each is flipped in its turn."""
         order = ShuffledOrder(len(self.splits["train"]), torch.initial_seed())
-        part = NumberedRows(*self.at_hand(), self.splits["train"])
+        kind = NumberedRows if self.shift or self.flip != "none" or self.cutout else TensorRows
+        part = kind(*self.at_hand(), self.splits["train"])
         return DataLoader(part, self.batch_size, sampler=order, collate_fn=as_is, generator=torch.Generator())
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
@@ -198,7 +199,9 @@ class ImageData(CourseData, ABC):
         if self.flip == "random":
             images = augmentation.flip(images, torch.rand(len(images), device=images.device) < 0.5)
         elif self.flip == "alternating":
-            images = augmentation.flip(images, (self._first_flipped.to(rows.device)[rows] + epoch) % 2 == 1)
+            if self._first_flipped.device != rows.device:
+                self._first_flipped = self._first_flipped.to(rows.device)  # once: each copy there would be waited for
+            images = augmentation.flip(images, (self._first_flipped[rows] + epoch) % 2 == 1)
         if self.cutout:
             images = augmentation.cutout(images, self.cutout, self.scaling[0].round())
         return images
@@ -214,7 +217,8 @@ class NumberedRows(TensorRows):
     """Rows that come with their numbers."""
 
     def __getitems__(self, places: list[int]) -> Any:
-        return *super().__getitems__(places), self.rows[places]
+        rows = self.numbers(places)
+        return *self.fetch(rows), rows
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -1,7 +1,9 @@
 """Models: one step behind the three stages, metrics, optimiser and schedule."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import lightning as L
@@ -20,6 +22,7 @@ from dlcourse.ranges import NonNegativeFloat, PositiveFloat
 
 TRIANGLE = (0.0, 0.23, 1.0), (0.2, 1.0, 0.07)
 """Shares of the training, and of the highest learning rate that is had there."""
+BATCHES_COUNTED_TOGETHER = 100
 
 
 class CourseModel(L.LightningModule, ABC):
@@ -45,6 +48,9 @@ class CourseModel(L.LightningModule, ABC):
     """The one of `row_scores` that a run's result is reported in."""
     errors: frozenset[str] = frozenset({"loss"})
     """The metrics of which less is better."""
+    told_apart: Mapping[str, str] = MappingProxyType({})
+    """Metrics of the test rows that a run's card tells on lines of their own, where they were measured, and what they
+    are."""
 
     def __init__(
         self,
@@ -79,6 +85,13 @@ class CourseModel(L.LightningModule, ABC):
             prefix="gap/train_",
             compute_groups=False,
         ).clone()
+        self._uncounted: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # Lightning's note of the hook it is in, some thirty times a step
+            object.__setattr__(self, name, value)  # a module would see each time whether that is a parameter
+        else:
+            super().__setattr__(name, value)
 
     @abstractmethod
     def metrics(self) -> dict[str, Any]:
@@ -92,9 +105,9 @@ class CourseModel(L.LightningModule, ABC):
     def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each row, N; their mean is what is minimised."""
 
-    def training_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What a training step minimises the mean of, N: the same losses, unless a model is regularised by them."""
-        return self.row_losses(outputs, targets)
+    def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What a training step minimises: the mean of those losses, unless a model is regularised by it."""
+        return self.row_losses(outputs, targets).mean()
 
     @abstractmethod
     def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -115,7 +128,7 @@ class CourseModel(L.LightningModule, ABC):
             self.prepare(data)
 
     def standardised(self, inputs: Tensor) -> Tensor:
-        return (inputs.to(self.input_mean.dtype) - self.input_mean) / self.input_deviation
+        return (inputs.to(self.input_mean.dtype) - self.input_mean).div_(self.input_deviation)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Raw inputs, N x shape, to the network's outputs, N x outputs."""
@@ -127,35 +140,58 @@ class CourseModel(L.LightningModule, ABC):
         return [f"{split}/{name}" for name in ("loss", *self.metrics())]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._run_on_batch(batch, self.train_metrics)[0].mean()
+        inputs, targets = batch
+        outputs = self(inputs)
+        loss = self.training_loss(outputs, targets)
+        self._count(self.train_metrics, loss, outputs, targets)
+        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Measure validation rows, or with ``dataloader_idx`` 1 training rows for the gap; gives the rows' losses."""
-        return self._run_on_batch(batch, self.gap_metrics if dataloader_idx else self.val_metrics)[0]
+        return self._measure(batch, self.gap_metrics if dataloader_idx else self.val_metrics)[0]
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._run_on_batch(batch, self.test_metrics)[1]
+        return self._measure(batch, self.test_metrics)[1]
 
-    def _run_on_batch(self, batch: Batch, metrics: MetricCollection) -> tuple[Tensor, Tensor]:
-        """Each row's loss and outputs; the metrics are counted on the device, without waiting for it."""
+    def _measure(self, batch: Batch, metrics: MetricCollection) -> tuple[Tensor, Tensor]:
+        """Each row's loss and outputs."""
         inputs, targets = batch
         outputs = self(inputs)
-        losses = self.training_losses(outputs, targets) if self.training else self.row_losses(outputs, targets)
-        measured = outputs.detach().float()
-        predictions = self.predictions(measured)
+        losses = self.row_losses(outputs, targets)
+        self._count(metrics, losses.mean(), outputs, targets)
+        return losses, outputs.float()
+
+    def _count(self, metrics: MetricCollection, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """Keep a batch to be counted with the next ones: that costs as much for many as for one."""
+        waiting = self._uncounted[str(metrics.prefix)]
+        waiting.append((loss.detach(), outputs.detach(), targets))
+        if len(waiting) == BATCHES_COUNTED_TOGETHER:
+            self._count_waiting(metrics)
+
+    def _count_waiting(self, metrics: MetricCollection) -> None:
+        """Count what was kept, on its device and without waiting for it."""
+        waiting = self._uncounted.pop(str(metrics.prefix), None)
+        if not waiting:
+            return
+        losses, outputs, targets = zip(*waiting, strict=True)
+        rows = torch.tensor([len(each) for each in targets], device=losses[0].device)
+        predictions, answers = self.predictions(torch.cat(outputs).float()), torch.cat(targets)
         for name, metric in metrics.items(keep_base=True):
             if name == "loss":
-                metric.update(losses.detach())
+                # A row for each row of a batch: as it lets NaN pass, MeanMetric forgets the weights it is given.
+                metric.update(torch.repeat_interleave(torch.stack(losses), rows, output_size=len(answers)))
             else:
-                metric.update(predictions, targets)
-        return losses, measured
+                metric.update(predictions, answers)
+
+    def on_fit_start(self) -> None:
+        self._uncounted.clear()  # of a training that was interrupted
 
     def on_train_epoch_end(self) -> None:
         self._log(self.train_metrics)
 
     def on_validation_epoch_end(self) -> None:
         measured = self._log(self.val_metrics)
-        if self.gap_metrics["loss"].update_called:
+        if str(self.gap_metrics.prefix) in self._uncounted or self.gap_metrics["loss"].update_called:
             trained = self._log(self.gap_metrics)
             names = [name.removeprefix("gap/train_") for name in trained]
             gaps = {f"gap/{name}": measured[f"val/{name}"] - trained[f"gap/train_{name}"] for name in names}
@@ -165,6 +201,7 @@ class CourseModel(L.LightningModule, ABC):
         self._log(self.test_metrics)
 
     def _log(self, metrics: MetricCollection) -> dict[str, Tensor]:
+        self._count_waiting(metrics)
         values: dict[str, Tensor] = metrics.compute()
         self.log_dict(values, sync_dist=True)  # of all processes already, but Lightning cannot know and would warn
         metrics.reset()
@@ -176,13 +213,16 @@ class CourseModel(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         groups, decay = self.optimizer_groups(), self.weight_decay
+        fused = not self.trainer.gradient_clip_val  # faster; but in mixed precision its gradients cannot be clipped
         optimizer: torch.optim.Optimizer
         if self.optimizer in ("sgd", "nesterov"):
             nesterov = self.optimizer == "nesterov"
-            optimizer = torch.optim.SGD(groups, self.lr, self.momentum, weight_decay=decay, nesterov=nesterov)
+            optimizer = torch.optim.SGD(
+                groups, self.lr, self.momentum, weight_decay=decay, nesterov=nesterov, fused=fused
+            )
         else:
             kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-            optimizer = kind(groups, self.lr, weight_decay=decay)
+            optimizer = kind(groups, self.lr, weight_decay=decay, fused=fused)
         if self.schedule == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)

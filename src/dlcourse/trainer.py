@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import StrategyRegistry
 from tqdm.auto import tqdm
 
@@ -87,7 +89,7 @@ def make_trainer(
         if monitor:
             keep.append(KeptCheckpoint(folder, "best", monitor=monitor, mode=mode))
         keep.append(KeptCheckpoint(folder, "last"))
-    own: list[Callback] = [EpochSeeds(), Divergence(), EpochFigures(), Progress()]
+    own: list[Callback] = [Divergence(), Epochs(), Progress()]
     try:
         return L.Trainer(
             accelerator=accelerator,
@@ -105,7 +107,7 @@ def make_trainer(
             limit_test_batches=limit_batches,
             gradient_clip_val=gradient_clip_val,
             deterministic=deterministic,
-            log_every_n_steps=1,
+            profiler=Unprofiled(),
             num_sanity_val_steps=0,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in (*keep, *callbacks)),
             enable_model_summary=False,
@@ -171,6 +173,7 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for reason in (
         "does not have many workers",  # rows are in memory: a worker process would only copy them
+        "The number of training batches .* is smaller than the logging interval",  # epochs are logged
         "Total length of `list` across ranks is zero",  # fit-only data has no validation rows
         "GPU available but not used",  # whoever sets the accelerator to cpu knows
         "Checkpoint directory .* exists and is not empty",  # a resumed run starts with copies of its checkpoints
@@ -179,18 +182,13 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", f".*{reason}")
 
 
-class EpochSeeds(Callback):
-    """Seed every epoch anew, from the run's seed and the epoch: a resumed run draws what it would have drawn.
+class Unprofiled(PassThroughProfiler):
+    """No profiler, in less time than Lightning's: it is asked some fifty times a step."""
 
-    Each of several processes draws its own.
-    """
+    nothing = nullcontext()
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.seed = torch.initial_seed()
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        seed = epoch_seed(self.seed, trainer.current_epoch)
-        torch.manual_seed(epoch_seed(seed, trainer.global_rank) if trainer.global_rank else seed)
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        return self.nothing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -230,6 +228,10 @@ class KeptCheckpoint(ModelCheckpoint):
         if trainer.strategy.broadcast(is_due):  # all processes save together, and each has a clock of its own
             super().on_train_epoch_end(trainer, pl_module)
             self._saved = time.monotonic()
+
+    @property
+    def state_key(self) -> str:
+        return f"{type(self).__qualname__}({self.filename})"  # Lightning's takes longer, and is asked for each step
 
     @property
     def path(self) -> Path:
@@ -279,10 +281,19 @@ def divergence_of(trainer: L.Trainer) -> Divergence:
     return next(each for each in trainer.callbacks if isinstance(each, Divergence))  # type: ignore[attr-defined]
 
 
-class EpochFigures(Callback):
-    """Log each epoch's learning rate, and rows trained on a second where batches are (inputs, targets)."""
+class Epochs(Callback):
+    """Seed every epoch anew, and log its learning rate, and rows a second where batches are (inputs, targets).
+
+    The seed comes from the run's and the epoch: a resumed run draws what it would have drawn. Each of several processes
+    draws its own.
+    """
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seed = torch.initial_seed()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        seed = epoch_seed(self.seed, trainer.current_epoch)
+        torch.manual_seed(epoch_seed(seed, trainer.global_rank) if trainer.global_rank else seed)
         self.started, self.seconds, self.rows = time.perf_counter(), 0.0, 0
 
     def on_train_batch_end(
