@@ -4,7 +4,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 EXPERIMENT ?= default
+EXPERIMENTS ?= default
 ARGS ?=
+ACTIVATIONS := sigmoid tanh relu leaky_relu elu gelu silu softplus
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock test bench doctor ui clean
@@ -32,10 +34,16 @@ $(READY): requirements.lock pyproject.toml
 
 lock: $(READY)  ## Renew requirements.lock to the newest versions that pyproject.toml admits
 	PATH="$(CURDIR)/.tools/bin:$$PATH" uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate \
-		--python-version 3.11 --group dev pyproject.toml --output-file requirements.lock
+		--python-version 3.11 --extra tensorboard --group dev pyproject.toml --output-file requirements.lock
 
 train-%: $(READY)  ## Train a topic, as in make train-height-weight
 	@$(RUN) dlcourse train $* --config experiments/$*/$(EXPERIMENT).yaml $(ARGS)
+
+compare-%: $(READY)  ## Train several experiments side by side: EXPERIMENTS="sigmoid relu"
+	@$(RUN) dlcourse compare $* $(EXPERIMENTS:%=experiments/$*/%.yaml) $(ARGS)
+
+compare-activations: $(READY)  ## The diabetes network with each activation, 1000 epochs each
+	@$(RUN) dlcourse compare diabetes $(ACTIVATIONS:%=experiments/diabetes/%.yaml) --trainer.max_epochs 1000 $(ARGS)
 
 overfit-%: $(READY)  ## Try whether a topic's model can memorise one batch
 	@$(RUN) dlcourse overfit $* --config experiments/$*/$(EXPERIMENT).yaml $(ARGS)

@@ -13,6 +13,7 @@ from dlcourse.errors import CourseError, Interrupted, SettingsError, suggestion
 VERBS = {
     "train": "Train a topic's model, compare it with its baselines, and keep it all as a run.",
     "test": "Measure a run's model, or a checkpoint, on its test rows once more.",
+    "compare": "Train several experiments of a topic, and show them side by side.",
     "overfit": "Try whether a topic's model can memorise one batch: PASS or FAIL.",
     "doctor": "Look for what is wrong with this machine and the store, or with a topic.",
     "topics": "List the topics.",
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             commands: dict[str, Callable[[list[str]], int]] = {
                 "train": _train,
                 "test": _test,
+                "compare": _compare,
                 "overfit": _overfit,
                 "doctor": _doctor,
                 "topics": _topics,
@@ -118,6 +120,19 @@ def _test(flags: list[str]) -> int:
     asked = parser.parse_flags([flag for flag in flags if flag != "--json"])
     metrics = test(topic, run=asked.run, checkpoint=asked.checkpoint)
     print(_json(metrics) if "--json" in flags else "\n".join(f"{n}  {v:.6g}" for n, v in metrics.items()))
+    return 0
+
+
+def _compare(flags: list[str]) -> int:
+    topic, flags = _topic("compare", flags)
+    if topic is None:
+        return 0
+    from dlcourse.comparing import compare_from_flags
+
+    comparison = compare_from_flags(topic, [flag for flag in flags if flag != "--json"])
+    print(comparison, file=sys.stderr if "--json" in flags else sys.stdout)
+    if "--json" in flags:
+        print(_json(comparison.as_dict()))
     return 0
 
 

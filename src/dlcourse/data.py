@@ -196,11 +196,21 @@ class CourseData(L.LightningDataModule, ABC):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches, in an order that the global seed and the epoch alone decide."""
-        order = ShuffledOrder(len(self.splits["train"]), torch.initial_seed())
+        """The training rows in batches, in `train_order`."""
         return DataLoader(
-            self.part("train"), self.batch_size, sampler=order, collate_fn=as_is, generator=torch.Generator()
+            self.training_rows(),
+            self.batch_size,
+            sampler=self.train_order(),
+            collate_fn=as_is,
+            generator=torch.Generator(),
         )
+
+    def training_rows(self) -> "TensorRows":
+        return self.part("train")
+
+    def train_order(self) -> Sampler[int]:
+        """Shuffled, in an order that the global seed and the epoch alone decide."""
+        return ShuffledOrder(len(self.splits["train"]), torch.initial_seed())
 
     def ordered(self, split: Split) -> DataLoader[Batch]:
         """The rows of a split in their own order, for measuring."""

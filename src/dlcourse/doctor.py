@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dlcourse import topics
 from dlcourse.data import SPLITS, CourseData
-from dlcourse.errors import CourseError, one_line
+from dlcourse.errors import CourseError, explained, one_line
 from dlcourse.evaluating import evaluate
 from dlcourse.fitting import new_model
 from dlcourse.learning import CourseModel
@@ -92,7 +92,8 @@ def _check(topic: Topic, settings: Settings) -> list[Finding]:
             except CourseError:
                 raise
             except Exception as error:  # whatever a topic's code raises
-                findings.append(Finding(name, False, f"{type(error).__name__}: {one_line(error)[:300]}"))
+                said = explained(error) or f"{type(error).__name__}: {one_line(error)[:300]}"
+                findings.append(Finding(name, False, said))
             if not findings[-1].ok and name in ("data", "shapes"):
                 break  # what does not fit together cannot be trained either
     return findings

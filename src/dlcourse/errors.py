@@ -45,6 +45,16 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
+def explained(error: Exception) -> str | None:
+    """What a mistake in a model is, where its error does not say; None for all others."""
+    if "all elements of input should be between 0 and 1" in str(error):
+        return (
+            "binary cross-entropy takes probabilities, and the network gives numbers outside 0 to 1: a sigmoid is "
+            "missing at its end (binary_cross_entropy_with_logits has it built in)"
+        )
+    return None
+
+
 class Interrupted(BaseException):
     """Ctrl-C or SIGTERM while a run was going on.
 

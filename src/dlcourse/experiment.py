@@ -176,6 +176,8 @@ def run_overfit(topic: Topic, settings: Settings, name: str) -> Memory:
     count_processes(settings.trainer)
     data = _prepared(topic, settings)
     settings = _understood(settings, data)
+    if not data.rows.targets.numel():
+        raise SettingsError("there is nothing to memorise: the rows have no targets, only the weights are in the loss")
     with open_store().start_run(topic.name, f"overfit: {name}", {"dlcourse.kind": "overfit"}, watched=False) as run:
         log_start(run, topic, data, settings)
         memory = memorise(topic, settings, data, run)
@@ -260,7 +262,11 @@ def run_experiment(
 
         curve = [value for _, value in run.history["train/loss"]]
         theirs = {name: each.losses for name, each in losses.items()}
-        verdict = judge(data.judged, measured.losses, shuffled, theirs, curve)
+        verdict = (
+            topic.judge(fitted.model, data)
+            if topic.judge
+            else judge(data.judged, measured.losses, shuffled, theirs, curve)
+        )
         return finish(topic, run, fitted, verdict, evaluations, losses)
 
 
@@ -303,7 +309,12 @@ def _stem(file: str | None) -> str:
 
 
 def _baselines(topic: Topic, store: Store, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
-    """Each baseline on the judged rows: measured once for these rows in these roles, then found again."""
+    """Each baseline on the judged rows: measured once for these rows in these roles, then found again.
+
+    None where there is nothing to predict.
+    """
+    if not data.rows.targets.numel():
+        return {}
     judge_by = f"{data.judged} {model.headline}"
     fitted_on = data.splits["train"]
     measured = {}

@@ -12,7 +12,7 @@ import mlflow.entities as mlflow
 from lightning.pytorch.callbacks import Callback
 
 from dlcourse.data import CourseData
-from dlcourse.errors import CourseError
+from dlcourse.errors import CourseError, explained
 from dlcourse.exporting import read_checkpoint
 from dlcourse.learning import CourseModel
 from dlcourse.overfitting import Overfitting, OverfittingMonitor
@@ -126,7 +126,12 @@ def fit(
         trainer.progress_bar_callback.disable()
     started = time.perf_counter()
     last = resumed.checkpoint if resumed else None
-    trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
+    except RuntimeError as error:
+        if explanation := explained(error):
+            raise CourseError(explanation) from error
+        raise
     seconds = time.perf_counter() - started
     divergence = divergence_of(trainer)
     kept = [each.path for each in trainer.checkpoint_callbacks if isinstance(each, KeptCheckpoint)]

@@ -19,10 +19,9 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from dlcourse import augmentation
-from dlcourse.data import Batch, CourseData, Rows, ShuffledOrder, Split, TensorRows, as_is, data_folder, share_rows
+from dlcourse.data import Batch, CourseData, Rows, Split, TensorRows, data_folder, share_rows
 from dlcourse.errors import CourseError, SettingsError, one_line
 from dlcourse.fetching import answers_within, whole_file
 from dlcourse.ranges import NonNegativeInt, PositiveInt, Seed
@@ -178,12 +177,10 @@ class ImageData(CourseData, ABC):
         deviation = (shares @ values.square() - mean.square()).clamp(min=0).sqrt()
         return mean.float(), torch.where(deviation > 0, deviation, 1.0).float()
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled batches; with row numbers where images are augmented, since each is flipped in its turn."""
-        order = ShuffledOrder(len(self.splits["train"]), torch.initial_seed())
+    def training_rows(self) -> TensorRows:
+        """With their numbers where images are augmented, since each is flipped in its turn."""
         kind = NumberedRows if self.shift or self.flip != "none" or self.cutout else TensorRows
-        part = kind(*self.at_hand(), self.splits["train"])
-        return DataLoader(part, self.batch_size, sampler=order, collate_fn=as_is, generator=torch.Generator())
+        return kind(*self.at_hand(), self.splits["train"])
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
         """Augment what comes from `train_dataloader`; everything else comes without row numbers, and stays as it is."""

@@ -159,7 +159,7 @@ class CourseModel(L.LightningModule, ABC):
         outputs = self(inputs)
         losses = self.row_losses(outputs, targets)
         self._count(metrics, losses.mean(), outputs, targets)
-        return losses, outputs.float()
+        return losses, exact(outputs)
 
     def _count(self, metrics: MetricCollection, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         """Keep a batch to be counted with the next ones: that costs as much for many as for one."""
@@ -175,7 +175,7 @@ class CourseModel(L.LightningModule, ABC):
             return
         losses, outputs, targets = zip(*waiting, strict=True)
         rows = torch.tensor([len(each) for each in targets], device=losses[0].device)
-        predictions, answers = self.predictions(torch.cat(outputs).float()), torch.cat(targets)
+        predictions, answers = self.predictions(exact(torch.cat(outputs))), torch.cat(targets)
         for name, metric in metrics.items(keep_base=True):
             if name == "loss":
                 # A row for each row of a batch: as it lets NaN pass, MeanMetric forgets the weights it is given.
@@ -234,6 +234,11 @@ class CourseModel(L.LightningModule, ABC):
         else:
             schedule = lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=steps, cycle_momentum=False)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def exact(outputs: Tensor) -> Tensor:
+    """Outputs to measure: in float32 where a network computed in less."""
+    return outputs if outputs.dtype == torch.float64 else outputs.float()
 
 
 class Regressor(CourseModel, ABC):

@@ -40,6 +40,8 @@ class Result:
     model_uri: str | None = None
     answers: dict[str, float] = field(default_factory=dict)
     overfitting: Overfitting | None = None
+    headline_metric: str = "loss"
+    history: dict[str, list[tuple[int, float]]] = field(default_factory=dict, repr=False)
     model: CourseModel | None = field(default=None, repr=False)
     data: CourseData | None = field(default=None, repr=False)
 
@@ -47,12 +49,18 @@ class Result:
     def headline(self) -> str:
         return self.verdict.headline
 
+    @property
+    def judged_metric(self) -> str:
+        """Which of the metrics the run is judged by."""
+        prefix = "test/" if self.verdict.judged == "test" else f"best/{self.verdict.judged}_"
+        return prefix + self.headline_metric
+
     def as_dict(self) -> dict[str, Any]:
         """All that JSON can hold."""
         kept = {
             each.name: getattr(self, each.name)
             for each in dataclasses.fields(self)
-            if each.name not in ("card", "model", "data", "verdict", "overfitting")
+            if each.name not in ("card", "model", "data", "history", "verdict", "overfitting")
         }
         overfitting = dataclasses.asdict(self.overfitting) if self.overfitting else None
         return {**kept, "verdict": dataclasses.asdict(self.verdict), "overfitting": overfitting}
@@ -94,7 +102,8 @@ def finish(
     result = Result(
         topic.name, run.run_id, run.name, run.store.shown, metrics, verdict, "", model=fitted.model, data=fitted.data
     )
-    result.overfitting = fitted.overfitting
+    result.overfitting, result.headline_metric = fitted.overfitting, fitted.model.headline
+    result.history = {name: list(points) for name, points in run.history.items()}
     run.log_metrics(metrics)
     _draw(topic, run, fitted, verdict, evaluations)
     model_line = "none, since there is nothing in it to use"
@@ -132,7 +141,8 @@ def _draw(topic: Topic, run: Run, fitted: Fitted, verdict: Verdict, evaluations:
         judged = next(each for each in evaluations if each.split == fitted.data.judged)
         fitted.model.cpu().eval()
         for name, draw in topic.pictures.items():
-            pictures[name] = draw(fitted.model, fitted.data, judged)
+            if picture := draw(fitted.model, fitted.data, judged):
+                pictures[name] = picture
     for name, figure in pictures.items():
         figure.savefig(run.path(f"figures/{name}.png"), dpi=120)
 
@@ -162,7 +172,9 @@ def _card(
     measured = [each for each in evaluations if each.split == data.judged]
     for each in measured:
         error = each.standard_errors.get(headline, float("nan"))
-        text = f"{each.metrics[headline]:.4g} ± {error:.2g} (mean and standard error of {len(each.targets)} rows)"
+        text = f"{each.metrics[headline]:.4g}"
+        if math.isfinite(error):
+            text += f" ± {error:.2g} (mean and standard error of {len(each.targets)} rows)"
         lines.append((f"{figures.NAMES[each.split]} {headline}", text))
         for name, what in fitted.model.told_apart.items():
             if name in each.metrics:

@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import StrategyRegistry
@@ -28,6 +28,8 @@ from dlcourse.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_CHECKPOINTS = 1.0
+LINES_OF_PROGRESS = 200
+"""At the most about twice as many are printed where there is no terminal for a bar."""
 
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true"]
@@ -45,6 +47,7 @@ def make_trainer(
     precision: Precision = "auto",
     gradient_clip_val: PositiveFloat | None = None,
     deterministic: bool = True,
+    tensorboard: bool = False,
     limit_batches: PositiveInt | None = None,
     fast_dev_run: bool = False,
     monitor: str | None = None,
@@ -66,6 +69,7 @@ def make_trainer(
         precision: auto is bf16-mixed on a CUDA GPU that has it, else 32-true; what the hardware lacks falls back.
         gradient_clip_val: Largest norm of the gradient; null for no clipping.
         deterministic: Only algorithms that give the same result each time, which costs speed on a GPU.
+        tensorboard: Write TensorBoard's files as well, beside the checkpoints: `tensorboard --logdir mlruns` shows them.
         limit_batches: Use only so many batches of each split, to try a thing out.
         fast_dev_run: One batch of each split and no more: does it run at all?
         monitor: The metric that early stopping and the best checkpoint go by; without one there is neither.
@@ -89,6 +93,9 @@ def make_trainer(
         if monitor:
             keep.append(KeptCheckpoint(folder, "best", monitor=monitor, mode=mode))
         keep.append(KeptCheckpoint(folder, "last"))
+    loggers = [logger] if logger else []
+    if tensorboard and folder:
+        loggers.append(_tensorboard(Path(folder).parent))
     own: list[Callback] = [Divergence(), Epochs(), Progress()]
     try:
         return L.Trainer(
@@ -98,7 +105,7 @@ def make_trainer(
             num_nodes=num_nodes,
             precision=choose_precision(precision, accelerator),
             plugins=AtomicCheckpointIO(),
-            logger=logger or False,
+            logger=loggers or False,
             callbacks=[*own, *keep, *callbacks],
             fast_dev_run=fast_dev_run,
             max_epochs=max_epochs,
@@ -114,6 +121,15 @@ def make_trainer(
         )
     except (MisconfigurationException, ValueError, RuntimeError, TypeError, ImportError) as error:
         raise SettingsError(f"the Trainer cannot be made: {one_line(error)}") from error
+
+
+def _tensorboard(folder: Path) -> Logger:
+    try:
+        return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            "--trainer.tensorboard true needs the package tensorboard: pip install 'dlcourse[tensorboard]'"
+        ) from error
 
 
 def choose_accelerator(wanted: Accelerator) -> Literal["cpu", "cuda", "mps"]:
@@ -316,7 +332,7 @@ class Epochs(Callback):
 
 
 class Progress(ProgressBar):
-    """On a terminal a bar over the whole training with the time that is left; elsewhere one line an epoch."""
+    """On a terminal a bar over the whole training with the time that is left; elsewhere a line an epoch, or fewer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -364,6 +380,8 @@ class Progress(ProgressBar):
         losses = "  ".join(f"{name} {float(metrics[name]):.5g}" for name in names)
         if self.bar is None:
             last = str((trainer.max_epochs or epochs) - 1)
+            if (epochs - 1) % max((trainer.max_epochs or 0) // LINES_OF_PROGRESS, 1) and epochs <= int(last):
+                return
             log.info("epoch %*d/%s  %s", len(last), epochs - 1, last, losses)
         else:
             self.bar.set_description(f"epoch {epochs}", refresh=False)

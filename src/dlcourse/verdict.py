@@ -30,7 +30,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``headline`` begins with one of: diverged, learned nothing, stuck, unfinished, learned."""
+    """``headline`` begins with one of: diverged, learned nothing, stuck, unfinished, learned, converged."""
 
     headline: str
     learned: bool

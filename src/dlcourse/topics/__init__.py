@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from dlcourse.data import CourseData
     from dlcourse.evaluating import Evaluation
     from dlcourse.learning import CourseModel
+    from dlcourse.verdict import Verdict
 
-    Picture = Callable[[CourseModel, CourseData, Evaluation], Figure]
+    Judge = Callable[[Any, CourseData], Verdict]
+    Picture = Callable[[Any, CourseData, Evaluation], Figure | None]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class Topic:
     monitor: str = "val/loss"
     mode: Literal["min", "max"] = "min"
     pictures: Mapping[str, Picture] = field(default_factory=dict)
+    """Each gives None where it has nothing to show."""
+    judge: Judge | None = None
+    """How a model is judged instead of by comparison with the trivial baseline, for which there may be too few rows."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Settings such as ``model.lr`` in which the topic's default experiment differs from the classes' own defaults."""
 

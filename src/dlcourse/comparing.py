@@ -1,0 +1,135 @@
+"""Experiments side by side: each trained with the same seeds, in one table and one picture."""
+
+import logging
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from dlcourse.errors import SettingsError
+from dlcourse.experiment import train_from_flags
+from dlcourse.figures import NAMES
+from dlcourse.ranges import PositiveInt
+from dlcourse.reporting import Result
+from dlcourse.settings import OneLineParser
+from dlcourse.topics import Topic
+from dlcourse.tracking import open_store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results of several experiments, by name, a result a seed."""
+
+    topic: str
+    run_id: str
+    results: dict[str, list[Result]]
+
+    def __str__(self) -> str:
+        metric, split = _judged(self.results)
+        seeds = len(next(iter(self.results.values())))
+        head = ["experiment", f"{NAMES[split]} {metric}", f"spread of {seeds} seeds", "training loss", "verdict"]
+        lines = [head, *([name, *_cells(results)] for name, results in self.results.items())]
+        widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join(line.rstrip() for line in table)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All that JSON can hold."""
+        results = {name: [each.as_dict() for each in results] for name, results in self.results.items()}
+        return {"topic": self.topic, "run_id": self.run_id, "results": results}
+
+
+def compare(topic: Topic, files: Sequence[str], flags: Sequence[str] = (), seeds: PositiveInt = 1) -> Comparison:
+    """Train experiments one after the other, and show them side by side.
+
+    The comparison is a run of its own with the table as its note; the trainings are runs as always.
+
+    Args:
+        topic: The topic.
+        files: YAML files, at least two.
+        flags: Settings that go over every file's.
+        seeds: How many seeds to train each with: 0, 1 and so on.
+
+    Raises:
+        SettingsError: There are not two files, or a setting cannot be taken.
+    """
+    if len(files) < 2:
+        raise SettingsError(f"compare needs two files or more, and got {len(files)}: experiments/{topic.name}/*.yaml")
+    names = [Path(file).stem for file in files]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SettingsError(f"two files are called {twice[0]}: give each experiment a name of its own")
+    with open_store().start_run(
+        topic.name, f"compare: {', '.join(names)}"[:120], {"dlcourse.kind": "comparison"}
+    ) as run:
+        results: dict[str, list[Result]] = {}
+        for name, file in zip(names, files, strict=True):
+            log.info("-- %s", name)
+            trained = [
+                train_from_flags(topic, ["--config", file, "--seed", str(seed), *flags]) for seed in range(seeds)
+            ]
+            results[name] = [each for each in trained if isinstance(each, Result)]
+            if len(results[name]) < seeds:
+                raise SettingsError("compare trains whole experiments: leave --folds out")
+        comparison = Comparison(topic.name, run.run_id, results)
+        curves_side_by_side(results).savefig(run.path("figures/comparison.png"), dpi=120)
+        run.path("comparison.txt").write_text(f"{comparison}\n", encoding="utf-8")
+        run.set_tags({"mlflow.note.content": f"```\n{comparison}\n```"})
+    return comparison
+
+
+def compare_from_flags(topic: Topic, words: Sequence[str]) -> Comparison:
+    """The same, from a command line: files first, then flags."""
+    parser = OneLineParser(
+        prog=f"dlcourse compare {topic.name} FILE FILE ...",
+        description="Train several experiments, and show them side by side. Further flags are those of train.",
+    )
+    parser.add_json()
+    parser.add_function_arguments(compare, None, as_group=False, skip={"topic", "files", "flags"})
+    files = list(takewhile(lambda word: not word.startswith("-"), words))
+    own, others = [], []
+    waiting = iter(words[len(files) :])
+    for word in waiting:
+        if word.partition("=")[0] == "--seeds":
+            own += [word, *([] if "=" in word else islice(waiting, 1))]
+        else:
+            (own if word in ("-h", "--help") else others).append(word)
+    return compare(topic, files, others, parser.parse_flags(own).seeds)
+
+
+def _judged(results: dict[str, list[Result]]) -> tuple[str, str]:
+    """By which metric and on which split the experiments are compared: that of the first."""
+    first = next(iter(results.values()))[0]
+    return first.headline_metric, first.verdict.judged
+
+
+def _cells(results: list[Result]) -> list[str]:
+    values = [each.metrics[each.judged_metric] for each in results if each.judged_metric in each.metrics]
+    losses = [each.history["train/loss"][-1][1] for each in results if each.history.get("train/loss")]
+    spread = f"{min(values):.4g} to {max(values):.4g}" if values else ""
+    mean = f"{statistics.mean(values):.4g}" if values else "none"
+    loss = f"{statistics.mean(losses):.4g}" if losses else "none"
+    headlines = [each.headline for each in results]
+    counts = [(headlines.count(headline), headline) for headline in dict.fromkeys(headlines)]
+    said = "; ".join(headline if count == len(headlines) else f"{count} x {headline}" for count, headline in counts)
+    return [mean, spread, loss, said]
+
+
+def curves_side_by_side(results: dict[str, list[Result]]) -> Figure:
+    """Training loss over the epochs: of each experiment a colour, of each seed a line."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (name, trained) in enumerate(results.items()):
+        for number, result in enumerate(trained):
+            points = result.history.get("train/loss", [])
+            epochs, values = [epoch for epoch, _ in points], [value for _, value in points]
+            axes.plot(epochs, values, color=f"C{place % 10}", linewidth=1.2, label=name if number == 0 else None)
+    axes.set(xlabel="epoch", ylabel="training loss", title="Experiments side by side")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure

@@ -1,0 +1,169 @@
+"""Gradient descent: one, two or three weights, and every step of the way down."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
+from torchmetrics import MeanSquaredError
+
+from dlcourse import baselines, figures
+from dlcourse.data import CourseData, Rows
+from dlcourse.descent import FollowedModel, way_down, where_it_ended
+from dlcourse.errors import SettingsError
+from dlcourse.evaluating import Evaluation
+from dlcourse.learning import CourseModel
+from dlcourse.topics import Topic
+
+
+class DescentData(CourseData):
+    """A handful of points, every one a training row, or nothing at all.
+
+    Args:
+        source: doubled are three points of y = 2 x; line 50 of y = 3 x + 0.8; nothing is for functions of the weights
+            alone; pushes are for the saddle: four opposite ones, so that all of them together push nowhere.
+        shuffle: Deal the rows in another order each epoch, not always in their own.
+        ask: Values of x whose y the run answers.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Literal["doubled", "line", "nothing", "pushes"] = "doubled",
+        shuffle: bool = False,
+        ask: list[float] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.source, self.shuffle = source, shuffle
+        self.ask = ask if ask is not None else [4.0] if source == "doubled" else []
+
+    def load(self) -> Rows:
+        if self.source == "nothing":
+            return Rows(torch.zeros(1, 1), torch.zeros(1, 0), "nothing but the weights")
+        if self.source == "pushes":
+            pushes = 0.1 * torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+            return Rows(pushes, torch.zeros(4, 0), "four pushes", ("push along x", "push along y"))
+        if self.source == "line":
+            x = torch.rand(50, 1, generator=torch.Generator().manual_seed(0))
+            return Rows(x, 3 * x + 0.8, "50 points of y = 3 x + 0.8", ("x",), ("y",))
+        x = torch.tensor([[1.0], [2.0], [3.0]])
+        return Rows(x, 2 * x, "three points of y = 2 x", ("x",), ("y",))
+
+    def train_order(self) -> Sampler[int]:
+        return super().train_order() if self.shuffle else SequentialSampler(self.splits["train"])
+
+    def questions(self) -> Tensor | None:
+        return torch.tensor(self.ask)[:, None] if self.ask else None
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A function of x, N x columns, and of named weights, that gives N x 1."""
+
+    names: tuple[str, ...]
+    value: Callable[..., Tensor]
+    source: tuple[str, ...] = ("doubled", "line")
+    lowest: float | None = None
+
+
+FORMULAS = {
+    "proportional": Formula(("w",), lambda x, w: w * x),
+    "line": Formula(("w", "b"), lambda x, w, b: w * x + b),
+    "quadratic": Formula(("w1", "w2", "b"), lambda x, w1, w2, b: w1 * x**2 + w2 * x + b),
+    "theta-squared": Formula(("theta",), lambda x, theta: theta**2 + 0 * x, ("nothing",)),
+    # A local minimum of 0.2941 at 0.9601, and the global one of -0.3054 at -1.0356.
+    "two-minima": Formula(
+        ("theta",), lambda x, theta: (theta**2 - 1) ** 2 + 0.3 * theta + 0 * x, ("nothing",), lowest=-0.305428
+    ),
+    "saddle": Formula(("x", "y"), lambda push, x, y: x**2 - y**2 + push[:, :1] * x + push[:, 1:] * y, ("pushes",)),
+}
+
+
+class FormulaNetwork(nn.Module):
+    """A formula whose weights are parameters, at random from a normal distribution."""
+
+    def __init__(self, formula: Formula) -> None:
+        super().__init__()
+        self.formula = formula
+        for name in formula.names:
+            self.register_parameter(name, nn.Parameter(torch.randn(())))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.formula.value(inputs, *self.parameters())
+
+
+class Descent(FollowedModel):
+    """A formula in x whose squared error is minimised, or a function of the weights that is itself minimised.
+
+    Args:
+        formula: proportional is y = w x; line y = w x + b; quadratic y = w1 x² + w2 x + b; linear-layer the line as
+            torch's own layer; theta-squared J = theta²; saddle z = x² - y²; two-minima J = (theta² - 1)² + 0.3 theta.
+    """
+
+    errors = frozenset({"loss", "mse"})
+
+    def __init__(
+        self,
+        shape: list[int],
+        outputs: int,
+        *,
+        formula: Literal[
+            "proportional", "line", "quadratic", "linear-layer", "theta-squared", "saddle", "two-minima"
+        ] = "proportional",
+        **settings: Any,
+    ) -> None:
+        self.has_targets = outputs > 0
+        self.headline = "mse" if self.has_targets else "loss"
+        super().__init__(shape, outputs, **settings)
+        known = FORMULAS.get(formula, FORMULAS["line"])
+        wanted = 2 if known.source == ("pushes",) else 1
+        if shape[0] != wanted or self.has_targets != (known.source == ("doubled", "line")):
+            raise SettingsError(f"--model.formula {formula} goes with --data.source {' or '.join(known.source)}")
+        self.lowest = known.lowest
+        self.begin(nn.Linear(1, 1) if formula == "linear-layer" else FormulaNetwork(known))
+
+    def metrics(self) -> dict[str, Any]:
+        return {"mse": MeanSquaredError()} if self.has_targets else {}
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).square().mean(1) if self.has_targets else outputs[:, 0]
+
+    def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {self.headline: self.row_losses(outputs, targets)}
+
+
+def points_and_curve(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure | None:
+    """The points, and what was fitted to them; None where there are no points."""
+    if not data.rows.targets.numel():
+        return None
+    lines: dict[str, Callable[[Tensor], Tensor]] = {"fitted by gradient descent": model}
+    lines["least squares"] = baselines.least_squares(data.rows.inputs, data.rows.targets)
+    return figures.lines_through_points(data, lines)
+
+
+TOPIC = Topic(
+    name="gradient-descent",
+    title="Gradient descent: every step of the way down",
+    data=DescentData,
+    model=Descent,
+    baselines={"mean": baselines.mean, "least-squares": baselines.least_squares},
+    monitor="val/loss",
+    judge=where_it_ended,
+    pictures={"way-down": way_down, "points-and-curve": points_and_curve},
+    defaults={
+        "data.batch_size": 64,
+        "data.val_fraction": 0.0,
+        "data.test_fraction": 0.0,
+        "data.standardize": False,
+        "model.start": [1.0],
+        "trainer.patience": None,
+        "trainer.precision": "64-true",
+    },
+)
