@@ -69,7 +69,7 @@ def make_trainer(
         precision: auto is bf16-mixed on a CUDA GPU that has it, else 32-true; what the hardware lacks falls back.
         gradient_clip_val: Largest norm of the gradient; null for no clipping.
         deterministic: Only algorithms that give the same result each time, which costs speed on a GPU.
-        tensorboard: Write TensorBoard's files as well, beside the checkpoints: `tensorboard --logdir mlruns` shows them.
+        tensorboard: Write TensorBoard's files too, beside the checkpoints; `tensorboard --logdir mlruns` shows them.
         limit_batches: Use only so many batches of each split, to try a thing out.
         fast_dev_run: One batch of each split and no more: does it run at all?
         monitor: The metric that early stopping and the best checkpoint go by; without one there is neither.

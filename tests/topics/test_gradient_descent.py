@@ -197,14 +197,14 @@ def test_the_trainer_takes_every_step(name: str, steps: int) -> None:
 
 def test_another_start_is_another_descent() -> None:
     assert Descended("default", model={"start": [3.5]}, trainer={"max_epochs": 1}).model.path[0] == [3.5]
-    with pytest.raises(SettingsError, match="--model.start needs 2 numbers \\(w, b\\)"):
+    with pytest.raises(SettingsError, match=r"--model\.start needs 2 numbers \(w, b\)"):
         Descended("line", model={"start": [1.0]})
 
 
 def test_a_formula_without_its_data_is_refused() -> None:
-    with pytest.raises(SettingsError, match="--model.formula saddle goes with --data.source pushes"):
+    with pytest.raises(SettingsError, match=r"--model\.formula saddle goes with --data\.source pushes"):
         Descended("default", model={"formula": "saddle"})
-    with pytest.raises(SettingsError, match="--model.formula proportional goes with --data.source doubled or line"):
+    with pytest.raises(SettingsError, match=r"--model\.formula proportional goes with --data\.source doubled or line"):
         Descended("default", data={"source": "nothing"})
 
 
