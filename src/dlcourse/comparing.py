@@ -64,9 +64,8 @@ def compare(topic: Topic, files: Sequence[str], flags: Sequence[str] = (), seeds
     names = [Path(file).stem for file in files]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SettingsError(f"two files are called {twice[0]}: give each experiment a name of its own")
-    with open_store().start_run(
-        topic.name, f"compare: {', '.join(names)}"[:120], {"dlcourse.kind": "comparison"}
-    ) as run:
+    tags = {"dlcourse.kind": "comparison"}
+    with open_store().start_run(topic.name, f"compare: {', '.join(names)}"[:120], tags, watched=False) as run:
         results: dict[str, list[Result]] = {}
         for name, file in zip(names, files, strict=True):
             log.info("-- %s", name)
