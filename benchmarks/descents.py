@@ -1,6 +1,8 @@
-"""The small descents over many seeds: do all of them end within the bounds that the course gives?
+"""The small descents over many seeds: whether all of them end within the bounds that the course gives.
 
-python -m benchmarks.descents [--seeds 20]
+    python -m benchmarks.descents [--seeds 20]
+
+Each line has the smallest and the largest value of all seeds.
 """
 
 import argparse
