@@ -143,7 +143,7 @@ def test_autograd_in_float32() -> None:
             loss = (w * x - y) ** 2
             (gradient,) = torch.autograd.grad(loss, w)
             w = (w - 0.01 * gradient).detach().requires_grad_()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert run.loss == pytest.approx(losses, rel=1e-5, abs=1e-6)
     assert run.answer(4) == pytest.approx(7.999998569488525, rel=1e-5)
 
@@ -160,7 +160,7 @@ def test_quadratic() -> None:
             loss = (weights @ torch.tensor([x * x, x, 1.0]) - y) ** 2
             (gradient,) = torch.autograd.grad(loss, weights)
             weights = (weights - 0.01 * gradient).detach()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert run.loss == pytest.approx(losses, rel=1e-5, abs=1e-6)
     assert run.answer(4) == pytest.approx(8.544172286987305, rel=1e-5)
     assert run.model.names == ["w1", "w2", "b"]
