@@ -119,3 +119,22 @@ def test_weights_that_do_not_fit_are_named(project: Path, caplog: pytest.LogCapt
     assert "left at random: network.3.weight (4, 8): there it is (1, 8)" in caplog.text
     with pytest.raises(CourseError, match=r"no weight of that run fits this model; network\.0\.weight \(5, 10\)"):
         dlcourse.train("diabetes", data=bundled, model={"hidden": [5, 3]}, trainer=QUICK, init_from="first")
+
+
+def test_tensorboard_beside_mlflow(project: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = dlcourse.train("height-weight", trainer={"max_epochs": 3, "tensorboard": True})
+    (events,) = project.glob("mlruns/**/tensorboard/events.out.*")
+    assert result.run_id in str(events)
+    told = EventAccumulator(str(events)).Reload()
+    assert [round(point.value, 3) for point in told.Scalars("val/loss")] == [
+        round(value, 3) for _, value in result.history["val/loss"]
+    ]
+
+
+def test_tensorboard_without_its_package_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning.fabric.loggers.tensorboard._TENSORBOARD_AVAILABLE", False)
+    monkeypatch.setattr("lightning.fabric.loggers.tensorboard._TENSORBOARDX_AVAILABLE", False)
+    with pytest.raises(SettingsError, match="needs the package tensorboard: pip install"):
+        dlcourse.train("height-weight", trainer={"max_epochs": 3, "tensorboard": True})

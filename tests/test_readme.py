@@ -51,12 +51,12 @@ def test_card_is_the_one_that_the_first_command_prints(checkout: Path, capsys: p
     assert masked(capsys.readouterr().out) == masked(block("card"))
 
 
-@pytest.mark.parametrize("command", [*commands("make train-"), *commands("make overfit-")])
+@pytest.mark.parametrize("command", [*commands("make train-"), *commands("make compare-"), *commands("make overfit-")])
 def test_make_trains(
     checkout: Path, command: str, real_data: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = []
-    if "diabetes" in command:
+    if "diabetes" in command or "activations" in command:
         real_data("diabetes/diabetes.csv.gz")
     for name, write in {"fashion-mnist": write_fashion_mnist, "cifar10": write_cifar10}.items():
         if name in command:
@@ -67,7 +67,7 @@ def test_make_trains(
         shell=True, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""},
     )  # fmt: skip
     line = next(line for line in dry_run.stdout.splitlines() if "-m dlcourse" in line)
-    few = FEW if "make train" in command else []
+    few = [] if "make overfit" in command else FEW
     assert main([*shlex.split(line.partition("-m dlcourse ")[2]), *few, *small]) == 0
 
 
