@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
+from dlcourse.cli import main
 from tests.conftest import EXPERIMENTS, Dlcourse
 
 FILES = [EXPERIMENTS / "height-weight" / f"{name}.yaml" for name in ("default", "notes")]
@@ -25,15 +27,16 @@ def test_compares_experiments_over_seeds(dlcourse: Dlcourse, project: Path) -> N
     assert (Path(run.data.tags["dlcourse.folder"]) / "figures" / "comparison.png").is_file()
 
 
-def test_one_file_is_not_enough(dlcourse: Dlcourse) -> None:
-    end = dlcourse("compare", "height-weight", FILES[0])
-    assert end.returncode == 2
-    assert end.stderr.strip() == (
-        "dlcourse: compare needs two files or more, and got 1: experiments/height-weight/*.yaml"
-    )
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    assert main(["compare", "height-weight", *map(str, words)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line.removeprefix("dlcourse: ")
 
 
-def test_a_wrong_flag_is_named(dlcourse: Dlcourse) -> None:
-    end = dlcourse("compare", "height-weight", *FILES, "--trainer.max_epoch", 3)
-    assert end.returncode == 2
-    assert "did you mean --trainer.max_epochs?" in end.stderr
+def test_bad_input_is_one_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = "compare needs two files or more, and got 1: experiments/height-weight/*.yaml"
+    assert refused(capsys, FILES[0]) == one
+    assert refused(capsys, FILES[0], FILES[0]) == "two files are called default: give each experiment a name of its own"
+    assert refused(capsys, *FILES, "--seeds", 0).startswith("--seeds 0: ")
+    assert "did you mean --trainer.max_epochs?" in refused(capsys, *FILES, "--trainer.max_epoch", 3)
+    assert "--folds" in refused(capsys, *FILES, "--folds", 3)

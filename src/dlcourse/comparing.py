@@ -11,11 +11,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dlcourse.errors import SettingsError
-from dlcourse.experiment import train_from_flags
+from dlcourse.experiment import train, train_from_flags
 from dlcourse.figures import NAMES
 from dlcourse.ranges import PositiveInt
 from dlcourse.reporting import Result
-from dlcourse.settings import OneLineParser
+from dlcourse.settings import OneLineParser, settings_parser
 from dlcourse.topics import Topic
 from dlcourse.tracking import open_store
 
@@ -64,6 +64,9 @@ def compare(topic: Topic, files: Sequence[str], flags: Sequence[str] = (), seeds
     names = [Path(file).stem for file in files]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SettingsError(f"two files are called {twice[0]}: give each experiment a name of its own")
+    parser = settings_parser(topic, train, f"dlcourse compare {topic.name}")
+    for file in files:
+        parser.parse_flags(["--config", file, *flags])  # whatever is wrong is said before anything is trained
     tags = {"dlcourse.kind": "comparison"}
     with open_store().start_run(topic.name, f"compare: {', '.join(names)}"[:120], tags, watched=False) as run:
         results: dict[str, list[Result]] = {}
@@ -73,8 +76,6 @@ def compare(topic: Topic, files: Sequence[str], flags: Sequence[str] = (), seeds
                 train_from_flags(topic, ["--config", file, "--seed", str(seed), *flags]) for seed in range(seeds)
             ]
             results[name] = [each for each in trained if isinstance(each, Result)]
-            if len(results[name]) < seeds:
-                raise SettingsError("compare trains whole experiments: leave --folds out")
         comparison = Comparison(topic.name, run.run_id, results)
         curves_side_by_side(results).savefig(run.path("figures/comparison.png"), dpi=120)
         run.path("comparison.txt").write_text(f"{comparison}\n", encoding="utf-8")
@@ -91,7 +92,8 @@ def compare_from_flags(topic: Topic, words: Sequence[str]) -> Comparison:
     parser.add_json()
     parser.add_function_arguments(compare, None, as_group=False, skip={"topic", "files", "flags"})
     files = list(takewhile(lambda word: not word.startswith("-"), words))
-    own, others = [], []
+    own: list[str] = []
+    others: list[str] = []
     waiting = iter(words[len(files) :])
     for word in waiting:
         if word.partition("=")[0] == "--seeds":

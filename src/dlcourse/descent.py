@@ -130,7 +130,8 @@ def where_it_ended(model: FollowedModel, data: CourseData) -> Verdict:
         return model.loss_at(point, rows)
 
     loss, slope = float(loss_at(end)), grad(loss_at)(end)
-    curvatures, directions = torch.linalg.eigh(hessian(loss_at, end))
+    bend = hessian(loss_at, end)  # type: ignore[no-untyped-call]
+    curvatures, directions = torch.linalg.eigh(bend)
     slopes = directions.T @ slope
     epochs, steepest = len(model.path) - 1, float(curvatures.abs().max())
 

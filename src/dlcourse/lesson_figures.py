@@ -31,7 +31,8 @@ def activations() -> Figure:
 def collapsed(layers: list[nn.Linear]) -> nn.Linear:
     """The one linear layer that gives what these give one after the other."""
     one = nn.Linear(layers[0].in_features, layers[-1].out_features).to(layers[0].weight)
-    weight, bias = layers[0].weight, layers[0].bias
+    weight: Tensor = layers[0].weight
+    bias: Tensor = layers[0].bias
     for layer in layers[1:]:
         weight, bias = layer.weight @ weight, layer.weight @ bias + layer.bias
     with torch.no_grad():

@@ -152,7 +152,7 @@ def _answers(fitted: Fitted) -> dict[str, float]:
     if questions is None:
         return {}
     with torch.no_grad():
-        answers = fitted.model.predictions(fitted.model.cpu().eval()(questions))
+        answers = fitted.model.predictions(fitted.model.cpu().eval()(questions)).view(len(questions), -1)
     return {f"{float(asked[0]):g}": float(answer[0]) for asked, answer in zip(questions, answers, strict=True)}
 
 
