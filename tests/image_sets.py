@@ -11,8 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.datasets import CIFAR10, FashionMNIST
+from torchvision.models import get_model, get_model_weights
 
 from dlcourse.image_classifier import ImageClassifier
 from dlcourse.images import ImageData
@@ -30,7 +32,7 @@ Images = dict[str, Tensor]
 
 
 def made_images(shape: tuple[int, int, int], train: int = 200, test: int = 40, classes: int = 10) -> Images:
-    """Noise that is brighter in a place of each class: as many of each class, by the names of `images.NAMES`."""
+    """Noise that is brighter in a place of each class: as many of each class, by the names of `ImageData.names`."""
     draw = torch.Generator().manual_seed(0)
     places = torch.randint(0, 80, (classes, *shape), generator=draw)
     made = {}
@@ -84,6 +86,37 @@ def write_cifar10(data: Path, patch: pytest.MonkeyPatch, train: int = 200, test:
     patch.setattr(CIFAR10, "url", f"{NOWHERE}{CIFAR10.filename}")
     patch.setenv("no_proxy", "127.0.0.1")
     return made
+
+
+def write_image_folder(data: Path, patch: pytest.MonkeyPatch, train: int = 60, test: int = 20) -> None:
+    """Ants and bees, half of each, where an image folder is looked for unless another one is named."""
+    for split, count in (("train", train), ("val", test)):
+        for of_class in ("ants", "bees"):
+            write_pictures(data / "hymenoptera" / split / of_class, count // 2, darker=of_class == "bees")
+
+
+def write_pictures(folder: Path, count: int, darker: bool = False) -> list[Path]:
+    """Noise in PNG files of several sizes; where it is to be darker, in the middle."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(len(folder.parts) + count + darker)
+    paths = []
+    for number in range(count):
+        pixels = draw.integers(80, 256, (40 + number % 3, 48, 3), dtype=np.uint8)
+        if darker:
+            pixels[10:30, 10:38] //= 2
+        paths.append(folder / f"{number:03}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
+def write_weights(name: str, home: Path, patch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """What torchvision takes for the weights of a network that were downloaded before."""
+    patch.setenv("TORCH_HOME", str(home))
+    place = home / "hub" / "checkpoints" / Path(get_model_weights(name).DEFAULT.url).name
+    place.parent.mkdir(parents=True)
+    weights: dict[str, Tensor] = get_model(name).state_dict()
+    torch.save(weights, place)
+    return weights
 
 
 def untouchable(*arguments: object, **settings: object) -> None:

@@ -118,3 +118,19 @@ def test_logistic_regression_is_that_of_scikit_learn() -> None:
             assert logits[:, 0].sigmoid().numpy() == pytest.approx(expected[:, 1], rel=1e-4)
         else:
             assert logits.softmax(1).numpy() == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("baseline", [baselines.majority, baselines.logistic_regression_on_pixels])
+def test_a_column_a_class_says_what_one_logit_does(baseline: baselines.Baseline) -> None:
+    images = torch.randint(0, 256, (40, 3, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    targets = torch.arange(40) % 3 // 2
+    logits = baseline(images, targets)(images).flatten()
+    columns = baselines.a_column_a_class(baseline)(images, targets)(images)
+    assert columns.shape == (40, 2)
+    assert torch.allclose(columns.softmax(1)[:, 1], logits.sigmoid())
+
+
+def test_a_column_a_class_leaves_more_classes_as_they_are() -> None:
+    images, targets = torch.zeros(6, 3, 4, 4, dtype=torch.uint8), torch.arange(6) % 3
+    columns = baselines.a_column_a_class(baselines.majority)(images, targets)(images)
+    assert torch.equal(columns, baselines.majority(images, targets)(images))

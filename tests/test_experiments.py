@@ -11,10 +11,10 @@ from dlcourse import topics
 from dlcourse.experiment import train
 from dlcourse.settings import resolve, settings_parser
 from tests.conftest import EXPERIMENTS
-from tests.image_sets import write_cifar10, write_fashion_mnist
+from tests.image_sets import write_cifar10, write_fashion_mnist, write_image_folder, write_weights
 
 NEEDS = {"diabetes": "diabetes/diabetes.csv.gz"}
-MADE_UP = {"fashion-mnist": write_fashion_mnist, "cifar10": write_cifar10}
+MADE_UP = {"fashion-mnist": write_fashion_mnist, "cifar10": write_cifar10, "image-folder": write_image_folder}
 FILES = sorted(EXPERIMENTS.glob("*/*.yaml"))
 
 
@@ -26,7 +26,11 @@ def test_trains(project: Path, file: Path, real_data: Callable[..., Path], monke
         real_data(NEEDS[topic])
     if topic in MADE_UP:
         MADE_UP[topic](project / "data", monkeypatch, train=30, test=10)
-        few |= {"data": {"val_rows": 10, "batch_size": 10}, "model": {"compile": False}}
+        few |= {"data": {"batch_size": 10}, "model": {"compile": False}}
+        if topic == "image-folder":
+            write_weights("resnet18", project / "weights", monkeypatch)
+        else:
+            few["data"]["val_rows"] = 10
     result = dlcourse.train(topic, config=file, **few)
     assert result.model_uri
     assert result.verdict.headline.split()[0].strip(":") in ("learned", "unfinished", "stuck", "converged")

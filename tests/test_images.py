@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dlcourse import images
+from dlcourse import decoded_images
 from dlcourse.errors import CourseError, SettingsError
 from dlcourse.images import ImageData
 from dlcourse.trainer import make_trainer
@@ -276,7 +276,7 @@ def no_room(tensors: Images, place: Path, metadata: dict[str, str]) -> None:
 
 def test_a_full_disk_leaves_no_half_written_cache(decoded: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as full:
-        full.setattr(images, "save_file", no_room)
+        full.setattr(decoded_images, "save_file", no_room)
         with pytest.raises(CourseError) as refusal:
             pictures()
     assert str(refusal.value) == (
@@ -293,7 +293,7 @@ def test_being_interrupted_while_writing_leaves_nothing(decoded: list[Path], mon
         place.write_bytes(b"half of it")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(images, "save_file", interrupted)
+    monkeypatch.setattr(decoded_images, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pictures()
     assert files() == ["pictures.lock"]
@@ -306,7 +306,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def refuse(place: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(place))
 
-    return lambda: monkeypatch.setattr(images, "FileLock", refuse)
+    return lambda: monkeypatch.setattr(decoded_images, "FileLock", refuse)
 
 
 def test_a_read_only_folder_will_do_where_the_cache_is_there(

@@ -89,6 +89,21 @@ OF_IMAGES = {"majority": majority, "logistic-regression-on-10000-rows": logistic
 """What every model of images is compared with."""
 
 
+def a_column_a_class(baseline: Baseline) -> Baseline:
+    """A classifier's baseline with two columns for two classes as well: 0, and the logit of class 1."""
+
+    def fitted(inputs: Tensor, targets: Tensor) -> Predictor:
+        predict = baseline(inputs, targets)
+
+        def outputs(rows: Tensor) -> Tensor:
+            logits = predict(rows).reshape(len(rows), -1)
+            return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+
+        return outputs
+
+    return fitted
+
+
 def _linear(inputs: Tensor, targets: Tensor, penalty: float) -> Predictor:
     """Least squares with a penalty on every weight but the bias; the shortest solution where there are several."""
     inputs, targets = inputs.double().flatten(1), targets.double()

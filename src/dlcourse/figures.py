@@ -1,5 +1,6 @@
 """Pictures: pure functions from arrays to a matplotlib Figure, drawn without pyplot and its global state."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from dlcourse.overfitting import Overfitting
 
 COLOURS = {"train": "#1f77b4", "val": "#d95f02", "test": "#7570b3"}
 NAMES = {"train": "training", "val": "validation", "test": "test"}
+MOST_CLASSES = 40
+"""Of more classes a confusion matrix shows shares alone, as colours."""
 
 
 def smoothed(values: Sequence[float], weight: float = 0.6) -> list[float]:
@@ -103,18 +106,20 @@ def confusion_matrix(model: CourseModel, data: CourseData, judged: Evaluation) -
     given = (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
     counts = torch.zeros(len(classes), len(classes), dtype=torch.int64)
     counts.index_put_((judged.targets, given), torch.ones(len(given), dtype=torch.int64), accumulate=True)
-    figure = Figure(figsize=(3.5 + 0.5 * len(classes), 3 + 0.5 * len(classes)), layout="constrained")
+    side = 0.5 * min(len(classes), MOST_CLASSES)
+    figure = Figure(figsize=(3.5 + side, 3 + side), layout="constrained")
     axes = figure.add_subplot()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    for true, predicted in np.ndindex(*counts.shape):
+    for true, predicted in np.ndindex(*counts.shape) if len(classes) <= MOST_CLASSES else ():
         count, share = int(counts[true, predicted]), float(shares[true, predicted])
         colour = "white" if share > 0.5 else "black"
         text = f"{count}\n{share:.0%}" if count else "0"
         axes.text(predicted, true, text, ha="center", va="center", color=colour if share >= 0.005 else "grey")
-    ticks = range(len(classes))
-    axes.set_xticks(ticks, classes, rotation=30, ha="right")
-    axes.set_yticks(ticks, classes)
+    every = math.ceil(len(classes) / MOST_CLASSES)
+    ticks = range(0, len(classes), every)
+    axes.set_xticks(ticks, classes[::every], rotation=30, ha="right")
+    axes.set_yticks(ticks, classes[::every])
     axes.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, {NAMES[judged.split]} rows")
     return figure
 

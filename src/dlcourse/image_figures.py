@@ -10,22 +10,23 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from dlcourse.data import CourseData
+from dlcourse.decoded_images import DecodedImages
 from dlcourse.evaluating import Evaluation
 from dlcourse.figures import NAMES, class_accuracy, confusion_matrix
-from dlcourse.images import ImageData
 from dlcourse.learning import CourseModel
 
 COLUMNS_OF_MISTAKES, MISTAKES = 6, 18
+MOST_CLASSES = 12
 MORTAR = np.array([198, 219, 239], dtype=np.uint8)
 """The colour between tiles, which no grey image has."""
 
 
 def augmented(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
-    """The first training image of each class, and what a training sees of it in its first two epochs."""
-    assert isinstance(data, ImageData)
+    """The first training image of each class (of the first `MOST_CLASSES`), and what two epochs see of it."""
+    assert isinstance(data, DecodedImages)
     train = data.splits["train"]
     labels = data.rows.targets[train]
-    classes = [each for each in range(len(data.rows.classes)) if (labels == each).any()]
+    classes = [each for each in range(len(data.rows.classes)) if (labels == each).any()][:MOST_CLASSES]
     rows = train[[int((labels == each).nonzero()[0]) for each in classes]]
     images = data.rows.inputs[rows]
     with torch.random.fork_rng(devices=[]):

@@ -1,0 +1,58 @@
+"""Picture files to images of one size, whatever the files hold."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms import v2
+from tqdm.auto import tqdm
+
+WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Grey with more than a byte a pixel."""
+
+
+def decoded(path: Path, size: int) -> Tensor:
+    """The middle square of a picture, 3 x size x size, uint8, as a viewer shows it.
+
+    Turned as its EXIF data say; the first frame of an animation; on white where it is transparent; grey as red, green
+    and blue alike.
+
+    Raises:
+        Exception: The file is no whole picture; which kind, Pillow does not tell.
+    """
+    with Image.open(path) as file:
+        if file.format == "JPEG":
+            file.draft(None, (2 * size, 2 * size))  # large photographs at a fraction of the work
+        image = _coloured(ImageOps.exif_transpose(file))
+    middle = v2.functional.center_crop(image, [min(image.size)] * 2)
+    square: Tensor = v2.functional.pil_to_tensor(v2.functional.resize(middle, [size, size], antialias=True))
+    return square
+
+
+def decode_all(paths: Sequence[Path], size: int) -> Iterator[Tensor | None]:
+    """Each picture in turn, None for one that cannot be read, by all cores; with a bar on a terminal."""
+
+    def attempt(path: Path) -> Tensor | None:
+        try:
+            return decoded(path, size)
+        except Exception:  # of damaged files Pillow raises a dozen kinds
+            return None
+
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from tqdm(pool.map(attempt, paths), total=len(paths), desc="decoding", disable=not sys.stderr.isatty())
+
+
+def _coloured(image: Image.Image) -> Image.Image:
+    if image.mode in WIDE_MODES:
+        values = np.asarray(image)
+        image = Image.fromarray((values >> 8 if values.max() > 255 else values).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,225 @@
+"""A folder of one's own pictures: what is in a class's folder is of that class."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from dlcourse import augmentation, baselines, image_figures
+from dlcourse.convolutional import ConvolutionalNetwork
+from dlcourse.data import SPLITS, CourseData, Rows, Split, data_folder, share_rows
+from dlcourse.decoded_images import DecodedImages
+from dlcourse.errors import SettingsError
+from dlcourse.fonts import legible
+from dlcourse.image_classifier import ImageClassifier
+from dlcourse.picture_folders import LAYOUT, PictureFolder, classes_to_train_on, read_folder, some_of
+from dlcourse.pictures import decode_all
+from dlcourse.ranges import Fraction, PositiveInt
+from dlcourse.topics import Topic
+from dlcourse.torchvision_networks import check_takes, scaling_of, torchvision_network
+
+log = logging.getLogger(__name__)
+
+
+class ImageFolderData(DecodedImages):
+    """Pictures in folders that are named like their classes.
+
+    Those of ``train/`` are there to train on, with those of ``val/`` or ``test/`` as test rows; or those of one folder
+    are split into training, validation and test rows. Each is cut to its middle square and kept in one size.
+
+    Args:
+        root: The folder; without one, hymenoptera in the data folder.
+        size: Height and width in pixels.
+        crop: Share of its area that a training image may lose to a random crop; 0 for none.
+        colour: By which share brightness, contrast and saturation of training images change at most; 0 for none.
+        flip: Mirror training images left and right, each at random.
+    """
+
+    names = ("images", "readable")
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        size: PositiveInt = 64,
+        crop: Fraction = 0.65,
+        colour: Fraction = 0.3,
+        flip: bool = True,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        known = data_folder() / "hymenoptera"
+        if root is None and not known.is_dir():
+            raise SettingsError(f"--data.root PATH is missing: name the folder of your pictures; {LAYOUT}")
+        self.root = known.absolute() if root is None else Path(root).expanduser().absolute()
+        self.hparams["root"] = str(self.root)  # where it was is part of the run, wherever that was started
+        self.size, self.crop, self.colour, self.flip = size, crop, colour, flip
+
+    @cached_property
+    def folder(self) -> PictureFolder:
+        return read_folder(self.root)
+
+    @cached_property
+    def cache(self) -> Path:
+        """Another one for other files, for files of another size or date, and for other images."""
+        digest = hashlib.sha256(str(self.size).encode())
+        for picture in self.folder.pictures:
+            state = picture.path.stat()
+            name = os.fsencode(picture.path.relative_to(self.root))
+            digest.update(b"\0".join([b"", name, str(state.st_size).encode(), str(state.st_mtime_ns).encode()]))
+        return data_folder() / "image-folder" / f"{digest.hexdigest()[:16]}.safetensors"
+
+    def decode(self, folder: Path) -> dict[str, Tensor]:
+        paths = [picture.path for picture in self.folder.pictures]
+        images = torch.zeros(len(paths), 3, self.size, self.size, dtype=torch.uint8)
+        readable = torch.zeros(len(paths), dtype=torch.uint8)
+        for place, image in enumerate(decode_all(paths, self.size)):
+            if image is not None:
+                images[place], readable[place] = image, 1
+        return {"images": images, "readable": readable}
+
+    def inconsistency(self, tensors: Mapping[str, Tensor]) -> str | None:
+        images, count = tensors["images"], len(self.folder.pictures)
+        if images.shape != (count, 3, self.size, self.size) or tensors["readable"].shape != (count,):
+            return f"images of shape {tuple(images.shape)} for {count} pictures"
+        return None
+
+    def load(self) -> Rows:
+        """What can be read, of the classes that there is something to train on of; says once what is left out."""
+        with safe_open(self.cache, "pt") as file:
+            images, readable = file.get_tensor("images"), file.get_tensor("readable").bool()
+        pictures = dict(enumerate(self.folder.pictures))
+        broken = [pictures.pop(place) for place in (~readable).nonzero()[:, 0].tolist()]
+        classes = classes_to_train_on(self.root, list(pictures.values()))
+        kept = {place: picture for place, picture in pictures.items() if picture.of_class in classes}
+        kinds = {
+            "pictures that cannot be read": [str(each.path.relative_to(self.root)) for each in broken],
+            "classes without a picture to train on": sorted(
+                {each.of_class for each in pictures.values()} - set(classes)
+            ),
+        }
+        lines = [*self.folder.left_out, *(f"{kind}: {some_of(names)}" for kind, names in kinds.items() if names)]
+        if lines:
+            log.warning("left out of %s: %s", self.root, "; ".join(lines))
+        self.meant_for = np.array([picture.split for picture in kept.values()])
+        labels = torch.tensor([classes.index(picture.of_class) for picture in kept.values()])
+        return Rows(images[list(kept)], labels, f"the pictures in {self.root}", classes=classes)
+
+    @property
+    def outputs(self) -> int:
+        """One a class, of two classes as well."""
+        return len(self.rows.classes)
+
+    @cached_property
+    def splits(self) -> dict[Split, Tensor]:
+        """Rows as their folders mean them; what has no folder is cut from the training rows, class by class."""
+        labels = self.rows.targets
+        given = {split: torch.from_numpy(np.flatnonzero(self.meant_for == split)) for split in SPLITS}
+        val, test = (0.0 if len(given[split]) else self.fractions[split] for split in ("val", "test"))
+        cut = share_rows(labels[given["train"]].numpy(), val, test, self.split_seed)
+        splits = {split: given["train"][cut[split]] for split in SPLITS}
+        splits |= {split: rows for split, rows in given.items() if len(rows) and split != "train"}
+        counts = torch.bincount(labels[splits["train"]], minlength=self.outputs)
+        if few := [name for name, count in zip(self.rows.classes, counts, strict=True) if not count]:
+            raise SettingsError(
+                f"--data.root {self.root} has too few pictures of {', '.join(few)} to leave one to train on: "
+                "add some, or lower --data.val_fraction and --data.test_fraction"
+            )
+        return splits
+
+    def fold(self, number: int, folds: int, repeat: int = 0) -> None:
+        if "test" in self.meant_for:
+            raise SettingsError(
+                "--folds would train on the test pictures: vary --seed and --data.split_seed, or take their folder away"
+            )
+        super().fold(number, folds, repeat)
+
+    @property
+    def augments(self) -> bool:
+        return bool(self.crop or self.colour or self.flip)
+
+    def augmented(self, images: Tensor, rows: Tensor, epoch: int) -> Tensor:
+        if self.crop:
+            images = augmentation.crop(images, self.crop)
+        if self.colour:
+            images = augmentation.colour(images, self.colour)
+        if self.flip:
+            images = augmentation.flip(images, torch.rand(len(images), device=images.device) < 0.5)
+        return images
+
+
+class ImageFolderNetwork(ImageClassifier):
+    """Pictures to the classes of a folder.
+
+    Args:
+        network: convolutional is a compact network for few pictures; any other name is torchvision's, such as resnet18.
+        widths: Channels of the compact network's blocks, each of which halves height and width.
+        pretrained: Start torchvision's network from what it learned on ImageNet, downloaded once.
+    """
+
+    def __init__(
+        self,
+        shape: list[int],
+        outputs: int,
+        *,
+        network: str = "convolutional",
+        widths: list[PositiveInt] = [32, 64, 128],  # noqa: B006  # read by jsonargparse, never changed
+        pretrained: bool = False,
+        **settings: Any,
+    ) -> None:
+        super().__init__(shape, outputs, **settings)
+        self.learned_scaling = scaling_of(network) if pretrained and network != "convolutional" else None
+        if network != "convolutional":
+            self.network = torchvision_network(network, outputs, pretrained)
+        elif pretrained:
+            raise SettingsError(
+                "--model.pretrained true needs one of torchvision's networks: add --model.network resnet18"
+            )
+        else:
+            self.network = ConvolutionalNetwork(shape, outputs, widths=widths)
+        check_takes(self.network, network, shape)
+
+    def prepare(self, data: CourseData) -> None:
+        super().prepare(data)
+        if self.learned_scaling:
+            self.set_scaling(*self.learned_scaling)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"]["pretrained"] = False  # they are all in it: nothing is to be had from elsewhere
+
+
+TOPIC = Topic(
+    name="image-folder",
+    title="Image folder: pictures of one's own, in folders that are named like their classes",
+    data=ImageFolderData,
+    model=ImageFolderNetwork,
+    baselines={
+        "majority": baselines.a_column_a_class(baselines.majority),
+        "logistic-regression": baselines.a_column_a_class(baselines.logistic_regression_on_pixels),
+    },
+    pictures=legible(image_figures.PICTURES),
+    defaults={
+        "data.batch_size": 64,
+        "model.optimizer": "nesterov",
+        "model.lr": 5.0,
+        "model.momentum": 0.85,
+        "model.weight_decay": 0.0015,
+        "model.schedule": "triangle",
+        "model.decoupled": True,
+        "model.bias_lr_factor": 64.0,
+        "model.label_smoothing": 0.1,
+        "model.lookahead": True,
+        "trainer.max_epochs": 100,
+        "trainer.patience": None,
+        "trainer.precision": "bf16-mixed",
+    },
+)
