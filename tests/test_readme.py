@@ -14,7 +14,7 @@ import pytest
 import dlcourse
 from dlcourse.cli import main
 from tests.conftest import EXPERIMENTS, ROOT
-from tests.image_sets import write_cifar10, write_fashion_mnist
+from tests.image_sets import write_cifar10, write_fashion_mnist, write_image_folder
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FEW = ["--trainer.max_epochs", "2"]
@@ -62,6 +62,10 @@ def test_make_trains(
         if name in command:
             write(checkout / "data", monkeypatch, train=30, test=10)
             small = ["--data.val_rows", "10", "--data.batch_size", "10", "--model.compile", "false"]
+    if "image-folder" in command:
+        write_image_folder(checkout / "data", monkeypatch)
+        (checkout / "data" / "hymenoptera").rename(checkout / "pictures")
+        small = ["--data.batch_size", "10", "--model.compile", "false"]
     dry_run = subprocess.run(
         f"{command} --dry-run --old-file .venv/.ready --directory {shlex.quote(str(ROOT))}",
         shell=True, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""},
