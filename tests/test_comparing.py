@@ -37,6 +37,6 @@ def test_bad_input_is_one_line(project: Path, capsys: pytest.CaptureFixture[str]
     one = "compare needs two files or more, and got 1: experiments/height-weight/*.yaml"
     assert refused(capsys, FILES[0]) == one
     assert refused(capsys, FILES[0], FILES[0]) == "two files are called default: give each experiment a name of its own"
-    assert refused(capsys, *FILES, "--seeds", 0).startswith("--seeds 0: ")
+    assert refused(capsys, *FILES, "--seeds", 0) == "--seeds must be a whole number above 0, not 0"
     assert "did you mean --trainer.max_epochs?" in refused(capsys, *FILES, "--trainer.max_epoch", 3)
     assert "--folds" in refused(capsys, *FILES, "--folds", 3)

@@ -71,7 +71,7 @@ def _read(root: Path) -> PictureFolder:
     places = _places(root)
     pictures: list[Picture] = []
     empty: list[str] = []
-    outside = [file for place in {root, *places.values()} for file in _visible(place) if file.is_file()]
+    outside = [file for place in sorted({root, *places.values()}) for file in _visible(place) if file.is_file()]
     beside = [] if root in places.values() else [each for each in _folders(root) if each not in places.values()]
     strange = [file for file in outside if not _is_picture(file)]
     for split, place in places.items():
@@ -86,7 +86,7 @@ def _read(root: Path) -> PictureFolder:
     kinds = {
         "folders of classes without a picture": empty,
         "folders beside train": [each.name for each in beside],
-        "pictures outside of the classes' folders": [each.name for each in outside if _is_picture(each)],
+        "pictures outside of the classes' folders": sorted(each.name for each in outside if _is_picture(each)),
         "files that are not named like pictures": [each.name for each in strange],
     }
     classes_to_train_on(root, pictures)
