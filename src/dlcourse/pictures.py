@@ -51,7 +51,7 @@ def decode_all(paths: Sequence[Path], size: int) -> Iterator[Tensor | None]:
 def _coloured(image: Image.Image) -> Image.Image:
     if image.mode in WIDE_MODES:
         values = np.asarray(image)
-        image = Image.fromarray((values >> 8 if values.max() > 255 else values).astype(np.uint8))
+        image = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
