@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -128,7 +129,7 @@ class CourseModel(L.LightningModule, ABC):
             self.prepare(data)
 
     def standardised(self, inputs: Tensor) -> Tensor:
-        return (inputs.to(self.input_mean.dtype) - self.input_mean).div_(self.input_deviation)
+        return inputs.to(self.input_mean.dtype, copy=True).sub_(self.input_mean).div_(self.input_deviation)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Raw inputs, N x shape, to the network's outputs, N x outputs."""
@@ -145,6 +146,8 @@ class CourseModel(L.LightningModule, ABC):
         loss = self.training_loss(outputs, targets)
         self._count(self.train_metrics, loss, outputs, targets)
         return loss
+
+    training_step.__signature__ = signature(training_step)  # type: ignore[attr-defined]  # asked for at each step
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Measure validation rows, or with ``dataloader_idx`` 1 training rows for the gap; gives the rows' losses."""
@@ -210,6 +213,15 @@ class CourseModel(L.LightningModule, ABC):
     def optimizer_groups(self) -> list[dict[str, Any]]:
         """The parameters to train, in groups with what they have settings of their own in."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val:  # Lightning takes its time to find that there is nothing to do
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         groups, decay = self.optimizer_groups(), self.weight_decay

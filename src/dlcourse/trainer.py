@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import StrategyRegistry
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from dlcourse.data import epoch_seed
@@ -82,6 +83,8 @@ def make_trainer(
         SettingsError: The accelerator or so many devices are not there, or settings contradict each other.
     """
     _quiet()
+    # With deterministic algorithms torch would fill new memory too, which only a program needs that reads it unwritten.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     accelerator = choose_accelerator(accelerator)
     check_devices(devices, strategy, accelerator)
     keep: list[Callback] = []
@@ -272,19 +275,18 @@ class Divergence(Callback):
         self.loss = self.first = float("nan")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.sum, self.steps = torch.zeros((), device=pl_module.device), 0
+        self.losses: list[Tensor] = []
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if outputs is not None:
-            self.sum += outputs["loss"] if isinstance(outputs, dict) else outputs
-            self.steps += 1
+            self.losses.append(outputs["loss"] if isinstance(outputs, dict) else outputs)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.steps:
+        if not self.losses:
             return
-        self.loss = float(trainer.strategy.reduce(self.sum)) / self.steps  # the mean over all processes
+        self.loss = float(trainer.strategy.reduce(torch.stack(self.losses).mean()))  # the mean over all processes
         if math.isnan(self.first):
             self.first = self.loss
         if not abs(self.loss) <= 1e6 * max(abs(self.first), 1e-30) or math.isinf(self.loss):
