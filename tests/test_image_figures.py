@@ -62,6 +62,14 @@ def test_one_image_of_each_class_as_two_epochs_show_it() -> None:
         assert sorted(mirrored) == [False, True]
 
 
+def test_of_few_classes_there_are_several_images() -> None:
+    data = pictures()
+    data.splits["train"] = data.splits["train"][data.rows.targets[data.splits["train"]] < 2]
+    (axes,) = drawn(augmented(Small(data.shape, 4), data, None))  # type: ignore[arg-type]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [*"aaabbb"]
+    assert len(tiles(axes, 8, 8)) == 18
+
+
 def test_augmentation_is_drawn_alike_each_time_and_disturbs_no_other_drawing() -> None:
     data, model = pictures(shift=2, cutout=3), Small([3, 8, 8], 4)
     torch.manual_seed(5)

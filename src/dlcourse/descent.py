@@ -183,23 +183,26 @@ def way_down(model: FollowedModel, data: CourseData, judged: Evaluation) -> Figu
 
 
 def _over_one_weight(figure: Figure, model: FollowedModel, rows: Batch, path: Tensor) -> None:
-    low, high = _around(path[:, 0])
+    ((low, high),) = _windows(path)
     points = torch.linspace(low, high, 401, dtype=torch.float64)[:, None]
     axes = figure.add_subplot()
-    axes.plot(points[:, 0], exhaustive_search(model, rows, points), color="grey", label="loss, by exhaustive search")
-    losses = exhaustive_search(model, rows, path)
+    searched, losses = exhaustive_search(model, rows, points), exhaustive_search(model, rows, path)
+    axes.plot(points[:, 0], searched, color="grey", label="loss, by exhaustive search")
     axes.plot(path[:, 0], losses, "o-", color="#d95f02", markersize=3, linewidth=1, label="the way down, by epochs")
     axes.plot(path[0, 0], losses[0], "s", color="black", label=f"start: {float(path[0, 0]):.4g}")
     axes.plot(path[-1, 0], losses[-1], "*", color="black", markersize=11, label=f"end: {float(path[-1, 0]):.4g}")
+    lowest, highest = float(searched.min()), float(losses.max())
+    margin = (highest - lowest) / 10 or 1.0  # what lies far above the way would flatten it
     axes.set(xlabel=model.names[0], ylabel="loss", title=f"The loss over {model.names[0]}")
+    axes.set_ylim(lowest - margin, highest + 2 * margin)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="upper center")
 
 
 def _over_two_weights(figure: Figure, model: FollowedModel, rows: Batch, path: Tensor) -> None:
     """In space, and as seen from above."""
     figure.set_size_inches(11, 4.8)
-    first, second = (torch.linspace(*_around(path[:, place]), 61, dtype=torch.float64) for place in (0, 1))
+    first, second = (torch.linspace(*window, 61, dtype=torch.float64) for window in _windows(path))
     grid = torch.cartesian_prod(first, second)
     surface = exhaustive_search(model, rows, grid).view(61, 61)
     x, y = grid[:, 0].view(61, 61), grid[:, 1].view(61, 61)
@@ -221,8 +224,14 @@ def _over_two_weights(figure: Figure, model: FollowedModel, rows: Batch, path: T
     above.legend()
 
 
-def _around(values: Tensor) -> tuple[float, float]:
-    """From below the smallest value to above the largest, with the last one well inside."""
-    end = float(values[-1])
-    reach = 1.3 * max(float((values - end).abs().max()), 1.0)
-    return end - reach, end + reach
+def _windows(path: Tensor) -> list[tuple[float, float]]:
+    """For each weight, from below the smallest value to above the largest, with the last one well inside.
+
+    A weight that hardly moves is shown as widely as the one that moves most.
+    """
+    low, high, end = path.min(0).values, path.max(0).values, path[-1]
+    spans = high - low
+    spans = torch.where(spans < spans.max() / 10, spans.max(), spans)
+    spans[spans == 0] = 1.0
+    low, high = torch.minimum(low - spans / 4, end - spans * 0.7), torch.maximum(high + spans / 4, end + spans * 0.7)
+    return list(zip(low.tolist(), high.tolist(), strict=True))

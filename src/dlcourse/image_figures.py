@@ -16,26 +16,28 @@ from dlcourse.figures import NAMES, class_accuracy, confusion_matrix
 from dlcourse.learning import CourseModel
 
 COLUMNS_OF_MISTAKES, MISTAKES = 6, 18
-MOST_CLASSES = 12
+MOST_CLASSES, FEWEST_IMAGES = 12, 6
 MORTAR = np.array([198, 219, 239], dtype=np.uint8)
 """The colour between tiles, which no grey image has."""
 
 
 def augmented(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
-    """The first training image of each class (of the first `MOST_CLASSES`), and what two epochs see of it."""
+    """The first training images of each class (of the first `MOST_CLASSES`), and what two epochs see of them."""
     assert isinstance(data, DecodedImages)
     train = data.splits["train"]
     labels = data.rows.targets[train]
     classes = [each for each in range(len(data.rows.classes)) if (labels == each).any()][:MOST_CLASSES]
-    rows = train[[int((labels == each).nonzero()[0]) for each in classes]]
+    of_each = max(FEWEST_IMAGES // len(classes), 1)
+    rows = torch.cat([train[labels == each][:of_each] for each in classes])
     images = data.rows.inputs[rows]
+    names = [data.rows.classes[label] for label in data.rows.targets[rows].tolist()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         shown = torch.cat([images, *(data.augmented(images, rows, epoch) for epoch in (0, 1))])
-    figure = Figure(figsize=(1.2 + 0.9 * len(classes), 3.6), layout="constrained")
+    figure = Figure(figsize=(1.2 + 0.9 * len(rows), 3.6), layout="constrained")
     axes = figure.add_subplot()
-    size = _show(axes, shown, len(classes))
-    axes.set_xticks(size * (np.arange(len(classes)) + 0.5), [data.rows.classes[each] for each in classes])
+    size = _show(axes, shown, len(rows))
+    axes.set_xticks(size * (np.arange(len(rows)) + 0.5), names)
     axes.set_yticks(size * (np.arange(3) + 0.5), ["original", "epoch 0", "epoch 1"])
     axes.tick_params(length=0)
     axes.set_title("Training images as the network sees them")

@@ -1,0 +1,47 @@
+"""The commands of the pages in docs/: each is one that can be typed, with settings that exist."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dlcourse import topics
+from dlcourse.experiment import train
+from dlcourse.settings import settings_parser
+from tests.conftest import ROOT
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of code blocks that begin with make, and what a page says to try with its own topic."""
+    text = page.read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    typed = [line.partition("#")[0].partition("||")[0].strip() for line in lines]
+    in_text = re.findall(r"`((?:make|EXPERIMENT=|ARGS=)[^`]*)`", text)
+    typed += [code if code.startswith("make") else f"make train-{page.stem} {code}" for code in in_text]
+    return sorted({line for line in typed if re.match(r"make (train|compare|overfit)-", line)})
+
+
+@pytest.mark.parametrize("command", [line for page in PAGES for line in commands(page)])
+def test_commands_can_be_taken(command: str) -> None:
+    dry_run = subprocess.run(
+        f"{command} --dry-run --old-file .venv/.ready --directory {shlex.quote(str(ROOT))}",
+        shell=True, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""},
+    )  # fmt: skip
+    line = next(line for line in dry_run.stdout.splitlines() if "-m dlcourse" in line)
+    verb, name, *words = shlex.split(line.partition("-m dlcourse ")[2])
+    files = [word for word in words if word.endswith(".yaml")]
+    assert files
+    for file in files:
+        flags = [word for word in words if word not in ("--config", *files)] if verb == "train" else []
+        settings_parser(topics.find(name), train, "docs").parse_flags(["--config", str(ROOT / file), *flags])
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
+def test_links_and_pictures_are_there(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
