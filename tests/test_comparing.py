@@ -7,18 +7,19 @@ import pytest
 from mlflow import MlflowClient
 
 from dlcourse.cli import main
-from tests.conftest import EXPERIMENTS, Dlcourse
+from tests.conftest import EXPERIMENTS
 
 FILES = [EXPERIMENTS / "height-weight" / f"{name}.yaml" for name in ("default", "notes")]
 
 
-def test_compares_experiments_over_seeds(dlcourse: Dlcourse, project: Path) -> None:
-    end = dlcourse("compare", "height-weight", *FILES, "--seeds", 2, "--trainer.max_epochs", 3, "--json")
-    assert end.returncode == 0, end.stderr
-    table = [line for line in end.stderr.splitlines() if line.startswith(("experiment", "default", "notes"))]
+def test_compares_experiments_over_seeds(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compare", "height-weight", *FILES, "--seeds", 2, "--trainer.max_epochs", 3, "--json"]
+    assert main([str(word) for word in words]) == 0
+    end = capsys.readouterr()
+    table = [line for line in end.err.splitlines() if line.startswith(("experiment", "default", "notes"))]
     assert table[0].split("  ")[0] == "experiment"
     assert [line.split()[0] for line in table[1:]] == ["default", "notes"]
-    told = json.loads(end.stdout)
+    told = json.loads(end.out)
     assert {name: len(results) for name, results in told["results"].items()} == {"default": 2, "notes": 2}
     client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
     run = client.get_run(told["run_id"])

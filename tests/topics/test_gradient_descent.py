@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 
 import dlcourse
 from dlcourse import topics
+from dlcourse.cli import main
 from dlcourse.data import CourseData
 from dlcourse.descent import FollowedModel, exhaustive_search, where_it_ended
 from dlcourse.doctor import numerical_gradient
@@ -19,7 +20,7 @@ from dlcourse.experiment import train
 from dlcourse.fitting import new_model
 from dlcourse.settings import resolve, settings_parser
 from dlcourse.trainer import make_trainer
-from tests.conftest import EXPERIMENTS, Dlcourse
+from tests.conftest import EXPERIMENTS
 
 X, Y = np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])
 
@@ -257,11 +258,14 @@ def test_crawling_is_told() -> None:
     assert not verdict.learned
 
 
-def test_diverging_is_stopped_and_blamed_on_the_learning_rate(dlcourse: Dlcourse, project: Path) -> None:
-    end = dlcourse("train", "gradient-descent", "--config", EXPERIMENTS / "gradient-descent" / "diverging.yaml")
-    assert end.returncode == 1
-    assert "diverged" in end.stdout
-    assert "lower --model.lr (0.25)" in end.stdout
+def test_diverging_is_stopped_and_blamed_on_the_learning_rate(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = EXPERIMENTS / "gradient-descent" / "diverging.yaml"
+    assert main(["train", "gradient-descent", "--config", str(file)]) == 1
+    card = capsys.readouterr().out
+    assert "diverged" in card
+    assert "lower --model.lr (0.25)" in card
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
@@ -288,10 +292,10 @@ def test_a_run_keeps_weights_losses_and_pictures(project: Path) -> None:
     assert pictures == {"learning-curves", "way-down", "points-and-curve"}
 
 
-def test_nothing_to_memorise_without_targets(dlcourse: Dlcourse) -> None:
-    end = dlcourse("overfit", "gradient-descent", "--config", EXPERIMENTS / "gradient-descent" / "saddle.yaml")
-    assert end.returncode == 2
-    assert end.stderr.strip().splitlines()[-1].startswith("dlcourse: there is nothing to memorise")
+def test_nothing_to_memorise_without_targets(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = EXPERIMENTS / "gradient-descent" / "saddle.yaml"
+    assert main(["overfit", "gradient-descent", "--config", str(file)]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("dlcourse: there is nothing to memorise")
 
 
 # Gradients
