@@ -3,11 +3,8 @@
 Each takes images N x C x H x W of any type, draws from torch's global generator of their device, and gives new images.
 """
 
-import math
-
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def shift(images: Tensor, most: int) -> Tensor:
@@ -43,42 +40,3 @@ def cutout(images: Tensor, size: int, fill: Tensor) -> Tensor:
 
     square = covered(height)[:, :, None] & covered(width)[:, None, :]
     return torch.where(square[:, None], fill.to(images).view(-1, 1, 1), images)
-
-
-def crop(images: Tensor, most: float) -> Tensor:
-    """A random part of each image in the size of the whole: up to the share ``most`` of its area is lost, and its sides
-    are stretched by up to a third (Szegedy et al. 2015).
-    """
-    count = len(images)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(count, device=images.device) * (high - low) + low
-
-    area, stretch = uniform(1 - most, 1), torch.exp(uniform(-1, 1) * math.log(4 / 3))
-    width, height = (area * stretch).sqrt().clamp(max=1), (area / stretch).sqrt().clamp(max=1)
-    places = torch.zeros(count, 2, 3, device=images.device)
-    places[:, 0, 0], places[:, 0, 2] = width, (1 - width) * uniform(-1, 1)
-    places[:, 1, 1], places[:, 1, 2] = height, (1 - height) * uniform(-1, 1)
-    grid = F.affine_grid(places, list(images.shape), align_corners=False)
-    parts = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
-    return parts if images.is_floating_point() else parts.round().to(images.dtype)
-
-
-def colour(images: Tensor, most: float) -> Tensor:
-    """Change brightness, contrast and saturation of each image, 3 x H x W from 0 to 255, by a factor of 1 +- ``most``
-    at the most.
-    """
-    brightness, contrast, saturation = (
-        1 + most * (2 * torch.rand(3, len(images), 1, 1, 1, device=images.device) - 1)
-    ).unbind()
-    changed = images.float() * brightness
-    changed = torch.lerp(_grey(changed).mean((2, 3), keepdim=True), changed, contrast)
-    changed = torch.lerp(_grey(changed), changed, saturation)
-    changed = changed.clamp(0, 255)
-    return changed if images.is_floating_point() else changed.round().to(images.dtype)
-
-
-def _grey(images: Tensor) -> Tensor:
-    """How light each pixel is (ITU-R BT.601), N x 1 x H x W."""
-    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device)
-    return (images * weights[:, None, None]).sum(1, keepdim=True)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torchvision.transforms import v2
 
-from dlcourse import augmentation, baselines, image_figures
+from dlcourse import baselines, image_figures
 from dlcourse.convolutional import ConvolutionalNetwork
 from dlcourse.data import SPLITS, CourseData, Rows, Split, data_folder, share_rows
 from dlcourse.decoded_images import DecodedImages
@@ -142,17 +143,26 @@ class ImageFolderData(DecodedImages):
             )
         super().fold(number, folds, repeat)
 
+    @cached_property
+    def transforms(self) -> list[v2.Transform]:
+        """What each training image goes through, each time anew."""
+        transforms: list[v2.Transform] = []
+        if self.crop:
+            transforms.append(v2.RandomResizedCrop(self.size, scale=(1 - self.crop, 1)))
+        if self.colour:
+            transforms.append(v2.ColorJitter(self.colour, self.colour, self.colour))
+        if self.flip:
+            transforms.append(v2.RandomHorizontalFlip())
+        return transforms
+
     @property
     def augments(self) -> bool:
-        return bool(self.crop or self.colour or self.flip)
+        return bool(self.transforms)
 
     def augmented(self, images: Tensor, rows: Tensor, epoch: int) -> Tensor:
-        if self.crop:
-            images = augmentation.crop(images, self.crop)
-        if self.colour:
-            images = augmentation.colour(images, self.colour)
-        if self.flip:
-            images = augmentation.flip(images, torch.rand(len(images), device=images.device) < 0.5)
+        """One image after the other: torchvision's transforms draw once for all that they are given."""
+        for transform in self.transforms:
+            images = torch.stack([transform(image) for image in images])
         return images
 
 
