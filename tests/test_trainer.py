@@ -112,6 +112,14 @@ def test_an_improvement_smaller_than_min_delta_is_none() -> None:
     assert run(Scripted(scores), max_epochs=20, patience=2, monitor="score").current_epoch == 20
 
 
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_threshold_is_enough(patience: int | None) -> None:
+    threshold = {"monitor": "score", "patience": patience, "max_epochs": 9}
+    assert run(Scripted([3.0, 2.0, 1.0, 0.5]), stopping_threshold=1.5, **threshold).current_epoch == 3
+    rising = run(Scripted([0.1, 0.5, 0.9, 0.8]), stopping_threshold=0.4, mode="max", **threshold)
+    assert rising.current_epoch == 2
+
+
 def test_fast_dev_run_is_one_batch_of_each_and_no_checkpoint(tmp_path: Path) -> None:
     count = Count()
     run(Scripted([1.0]), max_epochs=9, fast_dev_run=True, monitor="score", folder=tmp_path, callbacks=[count])

@@ -191,7 +191,7 @@ def fit_again(
     log.info("training anew on %d rows for %d epochs", len(data.splits["train"]), chosen.epoch + 1)
     model = new_model(topic, data, settings)
     trainer = make_trainer(
-        **{**settings.trainer, "max_epochs": chosen.epoch + 1, "patience": None},
+        **{**settings.trainer, "max_epochs": chosen.epoch + 1, "patience": None, "stopping_threshold": None},
         folder=folder,
         logger=RunLogger(run, "refit/") if run else None,
         callbacks=[OwnSignals()],

@@ -61,7 +61,7 @@ def memorise(topic: Topic, settings: Settings, data: CourseData, run: Run) -> Me
     check = _Check(batch, run)
     again_and_again = [list(range(len(rows)))] * STEPS
     loader = DataLoader(TensorRows(*batch, torch.arange(len(rows))), batch_sampler=again_and_again, collate_fn=as_is)
-    once = {"max_epochs": 1, "patience": None, "fast_dev_run": False, "limit_batches": None}
+    once = {"max_epochs": 1, "patience": None, "stopping_threshold": None, "fast_dev_run": False, "limit_batches": None}
     trainer = make_trainer(**{**settings.trainer, **once}, callbacks=[check])
     if trainer.progress_bar_callback:
         trainer.progress_bar_callback.disable()  # it tells of epochs, and this is one

@@ -41,6 +41,7 @@ def make_trainer(
     max_epochs: PositiveInt = 100,
     patience: PositiveInt | None = 10,
     min_delta: NonNegativeFloat = 0.0,
+    stopping_threshold: float | None = None,
     accelerator: Accelerator = "auto",
     devices: PositiveInt | Literal["auto"] = 1,
     strategy: str = "auto",
@@ -63,6 +64,8 @@ def make_trainer(
         max_epochs: Epochs at the most.
         patience: Epochs without improvement of the monitored metric before training stops; null never stops it.
         min_delta: What counts as an improvement, in the metric's unit.
+        stopping_threshold: Stop at the first epoch in which the monitored metric is better than this; without a
+            monitored metric, the training loss.
         accelerator: Where to train; auto takes a GPU (CUDA, then MPS) before the CPU.
         devices: How many devices; the batch size is each device's own, so that more than one must be asked for.
         strategy: Lightning's name of how devices share the work, such as ddp.
@@ -88,9 +91,17 @@ def make_trainer(
     accelerator = choose_accelerator(accelerator)
     check_devices(devices, strategy, accelerator)
     keep: list[Callback] = []
-    if monitor and patience:
+    if (monitor and patience) or stopping_threshold is not None:
         keep.append(
-            EarlyStopping(monitor, min_delta, patience, mode=mode, check_on_train_epoch_end=True, check_finite=False)
+            EarlyStopping(
+                monitor or "train/loss",
+                min_delta,
+                patience if monitor and patience else sys.maxsize,
+                mode=mode if monitor else "min",
+                check_on_train_epoch_end=True,
+                check_finite=False,
+                stopping_threshold=stopping_threshold,
+            )
         )
     if folder and not fast_dev_run:
         if monitor:

@@ -258,6 +258,12 @@ def test_crawling_is_told() -> None:
     assert not verdict.learned
 
 
+def test_a_threshold_ends_a_descent() -> None:
+    losses = by_hand(1000)[1]
+    epochs = next(epoch for epoch, loss in enumerate(losses, start=1) if loss < 0.001)
+    assert Descended("threshold").loss == pytest.approx(losses[:epochs], rel=1e-12)
+
+
 def test_diverging_is_stopped_and_blamed_on_the_learning_rate(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
