@@ -1,11 +1,24 @@
 """Servers and children that tests start."""
 
+import os
+import shlex
 import socket
 import subprocess
 import time
 import urllib.request
 from contextlib import suppress
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+
+def words_of(command: str, folder: Path) -> list[str]:
+    """What ``make ...``, typed in a folder, would call dlcourse with."""
+    dry_run = subprocess.run(
+        f"{command} --dry-run --old-file .venv/.ready --directory {shlex.quote(str(folder))}",
+        shell=True, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""},
+    )  # fmt: skip
+    line = next(line for line in dry_run.stdout.splitlines() if "-m dlcourse" in line)
+    return shlex.split(line.partition("-m dlcourse ")[2])
 
 
 def free_port() -> int:

@@ -1,9 +1,6 @@
 """The commands of the pages in docs/: each is one that can be typed, with settings that exist."""
 
-import os
 import re
-import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from dlcourse import topics
 from dlcourse.experiment import train
 from dlcourse.settings import settings_parser
 from tests.conftest import ROOT
+from tests.processes import words_of
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
@@ -28,12 +26,7 @@ def commands(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("command", [line for page in PAGES for line in commands(page)])
 def test_commands_can_be_taken(command: str) -> None:
-    dry_run = subprocess.run(
-        f"{command} --dry-run --old-file .venv/.ready --directory {shlex.quote(str(ROOT))}",
-        shell=True, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""},
-    )  # fmt: skip
-    line = next(line for line in dry_run.stdout.splitlines() if "-m dlcourse" in line)
-    verb, name, *words = shlex.split(line.partition("-m dlcourse ")[2])
+    verb, name, *words = words_of(command, ROOT)
     files = [word for word in words if word.endswith(".yaml")]
     assert files
     for file in files:

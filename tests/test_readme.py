@@ -1,10 +1,8 @@
 """Every command and every example of the README, run."""
 
-import os
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import dlcourse
 from dlcourse.cli import main
 from tests.conftest import EXPERIMENTS, ROOT
 from tests.image_sets import write_cifar10, write_fashion_mnist, write_image_folder
+from tests.processes import words_of
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FEW = ["--trainer.max_epochs", "2"]
@@ -66,13 +65,8 @@ def test_make_trains(
         write_image_folder(checkout / "data", monkeypatch)
         (checkout / "data" / "hymenoptera").rename(checkout / "pictures")
         small = ["--data.batch_size", "10", "--model.compile", "false"]
-    dry_run = subprocess.run(
-        f"{command} --dry-run --old-file .venv/.ready --directory {shlex.quote(str(ROOT))}",
-        shell=True, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""},
-    )  # fmt: skip
-    line = next(line for line in dry_run.stdout.splitlines() if "-m dlcourse" in line)
     few = [] if "make overfit" in command else FEW
-    assert main([*shlex.split(line.partition("-m dlcourse ")[2]), *few, *small]) == 0
+    assert main([*words_of(command, ROOT), *few, *small]) == 0
 
 
 def test_dlcourse_commands(checkout: Path) -> None:

@@ -480,7 +480,7 @@ class Noting(Logger):
         self.notes: list[dict[str, float]] = []
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.notes.append(metrics)
+        self.notes.append(metrics | {"step": -1 if step is None else step})
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -493,4 +493,7 @@ def test_learning_rate_and_speed_are_logged() -> None:
     trainer.fit(Line(data.shape, data.outputs, lr=0.03), datamodule=data)
     assert [noted["lr"] for noted in logger.notes if "lr" in noted] == pytest.approx([0.03, 0.03])
     assert all(noted["samples_per_second"] > 0 for noted in logger.notes if "lr" in noted)
-    assert [noted["epoch"] for noted in logger.notes if "lr" in noted] == [0, 1]
+    own, others = (
+        [(noted["epoch"], noted["step"]) for noted in logger.notes if name in noted] for name in ("lr", "train/loss")
+    )
+    assert own == others == [(0, others[0][1]), (1, others[1][1])]

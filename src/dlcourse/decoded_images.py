@@ -1,4 +1,4 @@
-"""Images that are decoded once into one file, mapped into memory from then on, and augmented as whole batches."""
+"""Images that are decoded once into one file, mapped into memory from then on, and augmented batch by batch."""
 
 import hashlib
 import logging
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class DecodedImages(CourseData, ABC):
-    """Images, uint8, C x H x W, with a class each: decoded once into one file, and augmented as whole batches.
+    """Images, uint8, C x H x W, with a class each: decoded once into one file, and augmented batch by batch.
 
     What a training batch goes through happens on the device, and to training batches alone.
     """

@@ -345,8 +345,8 @@ class Epochs(Callback):
             figures["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         if self.rows and self.seconds:
             figures["samples_per_second"] = self.rows * trainer.world_size / self.seconds
-        for logger in trainer.loggers:  # by itself: what goes through the module takes a fifth of a short epoch
-            logger.log_metrics({**figures, "epoch": trainer.current_epoch}, trainer.global_step)
+        for logger in trainer.loggers:  # directly: Lightning walks through all that a module logs, value by value
+            logger.log_metrics({**figures, "epoch": trainer.current_epoch}, trainer.global_step - 1)
 
 
 class Progress(ProgressBar):

@@ -289,7 +289,8 @@ def test_settings_that_do_not_go_together_are_refused(root: Path, refused: Calla
     assert refused("--model.pretrained", "true") == (
         "--model.pretrained true needs one of torchvision's networks: add --model.network resnet18"
     )
-    assert "did you mean resnet" in refused("--model.network", "resnet_18")
+    for pretrained in ("false", "true"):
+        assert "did you mean resnet" in refused("--model.network", "resnet_18", "--model.pretrained", pretrained)
     assert "does not take images of 3 x 8 x 8" in refused("--model.widths", "[8,8,8,8]", "--data.size", 8)
 
 

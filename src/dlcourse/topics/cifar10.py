@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dlcourse import baselines, image_figures
 from dlcourse.convolutional import ConvolutionalNetwork
-from dlcourse.image_classifier import ImageClassifier
+from dlcourse.image_classifier import LIKE_AIRBENCH, ImageClassifier
 from dlcourse.images import ImageData, from_torchvision
 from dlcourse.ranges import PositiveInt
 from dlcourse.topics import Topic
@@ -74,17 +74,10 @@ TOPIC = Topic(
     mode="max",
     pictures=image_figures.PICTURES,
     defaults={
-        "model.optimizer": "nesterov",
+        **LIKE_AIRBENCH,
         "model.lr": 11.5,
-        "model.momentum": 0.85,
         "model.weight_decay": 0.0013,
-        "model.schedule": "triangle",
-        "model.decoupled": True,
-        "model.bias_lr_factor": 64.0,
         "model.label_smoothing": 0.2,
-        "model.lookahead": True,
         "trainer.max_epochs": 20,
-        "trainer.patience": None,
-        "trainer.precision": "bf16-mixed",
     },
 )

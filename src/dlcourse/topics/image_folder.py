@@ -20,7 +20,7 @@ from dlcourse.data import SPLITS, CourseData, Rows, Split, data_folder, share_ro
 from dlcourse.decoded_images import DecodedImages
 from dlcourse.errors import SettingsError
 from dlcourse.fonts import legible
-from dlcourse.image_classifier import ImageClassifier
+from dlcourse.image_classifier import LIKE_AIRBENCH, ImageClassifier
 from dlcourse.picture_folders import LAYOUT, PictureFolder, classes_to_train_on, read_folder, some_of
 from dlcourse.pictures import decode_all
 from dlcourse.ranges import Fraction, PositiveInt
@@ -186,7 +186,6 @@ class ImageFolderNetwork(ImageClassifier):
         **settings: Any,
     ) -> None:
         super().__init__(shape, outputs, **settings)
-        self.learned_scaling = scaling_of(network) if pretrained and network != "convolutional" else None
         if network != "convolutional":
             self.network = torchvision_network(network, outputs, pretrained)
         elif pretrained:
@@ -195,6 +194,7 @@ class ImageFolderNetwork(ImageClassifier):
             )
         else:
             self.network = ConvolutionalNetwork(shape, outputs, widths=widths)
+        self.learned_scaling = scaling_of(network) if pretrained else None
         check_takes(self.network, network, shape)
 
     def prepare(self, data: CourseData) -> None:
@@ -218,18 +218,11 @@ TOPIC = Topic(
     },
     pictures=legible(image_figures.PICTURES),
     defaults={
+        **LIKE_AIRBENCH,
         "data.batch_size": 64,
-        "model.optimizer": "nesterov",
         "model.lr": 5.0,
-        "model.momentum": 0.85,
         "model.weight_decay": 0.0015,
-        "model.schedule": "triangle",
-        "model.decoupled": True,
-        "model.bias_lr_factor": 64.0,
         "model.label_smoothing": 0.1,
-        "model.lookahead": True,
         "trainer.max_epochs": 100,
-        "trainer.patience": None,
-        "trainer.precision": "bf16-mixed",
     },
 )
