@@ -4,11 +4,15 @@ Each takes training inputs (N x features) and targets, and gives a function from
 give them. They work on standardised inputs in float64.
 """
 
+import hashlib
+import inspect
 import warnings
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
+import sklearn
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
@@ -118,3 +122,17 @@ def _linear(inputs: Tensor, targets: Tensor, penalty: float) -> Predictor:
     normal = rows.T @ rows + penalty * torch.eye(rows.shape[1], dtype=torch.float64)
     weights = torch.linalg.pinv(normal, hermitian=True) @ rows.T @ (targets - level)
     return lambda rows: (scaled(rows) @ weights + level).float()
+
+
+def version(baseline: Baseline) -> str:
+    """Changes with the code of a baseline, which is the file that it is in, and with scikit-learn: 16 hex digits."""
+    return hashlib.sha256(f"{sklearn.__version__} {_code(baseline)}".encode()).hexdigest()[:16]
+
+
+def _code(baseline: Any) -> str:
+    try:
+        code = inspect.getsource(inspect.getmodule(baseline) or baseline)
+    except (OSError, TypeError):  # typed into an interpreter
+        code = baseline.__code__.co_code.hex() if isinstance(baseline, FunctionType) else repr(type(baseline))
+    inner = [cell.cell_contents for cell in getattr(baseline, "__closure__", None) or ()]
+    return "".join([getattr(baseline, "__qualname__", ""), code, *map(_code, filter(callable, inner))])

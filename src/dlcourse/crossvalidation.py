@@ -9,62 +9,62 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import stats
 
+from dlcourse.assessment import Assessment, assess
 from dlcourse.data import CourseData
 from dlcourse.errors import CourseError, SettingsError
-from dlcourse.evaluating import Evaluation, evaluate, evaluate_outputs
+from dlcourse.evaluating import CONFIDENCE
 from dlcourse.fitting import fit, new_model
 from dlcourse.learning import CourseModel
 from dlcourse.reporting import log_start
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking import Run, Store
-from dlcourse.verdict import LEAST_SKILL, LEVEL, Comparison, diverged
+from dlcourse.verdict import LEAST_EFFECT, Comparison, Difference, against, diverged
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean and standard deviation of a figure over the folds, and the mean's standard error.
+    """Mean and standard deviation of a figure over the folds, and the mean's 95 % interval.
 
-    The error is that of Nadeau and Bengio (2003), ``sd * sqrt(1 / (K R) + 1 / (K - 1))`` for K folds and R repeats: the
-    folds share their training rows, so that the usual one would be too small by far.
+    The interval is Student's with the error of Nadeau and Bengio (2003), ``sd * sqrt(1 / (K R) + 1 / (K - 1))`` for K
+    folds and R repeats: the folds share their training rows, so that the usual one would be too small by far.
     """
 
     mean: float
     deviation: float
-    standard_error: float
+    low: float
+    high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} ± {self.standard_error:.2g}"
+        return f"{self.mean:.4g} ({self.low:.4g} to {self.high:.4g})"
 
 
 def estimate(values: list[float], folds: int) -> Estimate:
     """From one value a fold; K R values for R repeats of K folds."""
-    deviation = float(np.std(values, ddof=1))
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
     error = deviation * (1 / len(values) + 1 / (folds - 1)) ** 0.5
-    return Estimate(float(np.mean(values)), deviation, error)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    return Estimate(mean, deviation, mean - half, mean + half)
 
 
-def compare(
-    values: list[float], others: list[float], folds: int, larger_is_better: bool
-) -> tuple[Estimate, Comparison]:
-    """The difference of two models on the same folds, by the corrected resampled t-test at 5 %."""
+def compare(values: list[float], others: list[float], folds: int, higher_is_better: bool) -> Difference:
+    """The difference of two models on the same folds, by the corrected resampled t-test at 2.5 % in each direction."""
     difference = estimate([mine - other for mine, other in zip(values, others, strict=True)], folds)
-    quantile = stats.t.ppf(1 - LEVEL / 2, len(values) - 1)
-    if not abs(difference.mean) > quantile * difference.standard_error:
-        return difference, "as good"
-    return difference, "better" if (difference.mean > 0) == larger_is_better else "worse"
+    comparison: Comparison = "not told apart"
+    if difference.low > 0 or difference.high < 0:
+        comparison = "better" if (difference.mean > 0) == higher_is_better else "worse"
+    return Difference(difference.mean, difference.low, difference.high, comparison)
 
 
 @dataclass
 class CrossValidation:
     """What K folds, dealt R times, came to. Figures by name; those of baselines by baseline, then name.
 
-    ``differences`` and ``comparisons`` are to each baseline on the same folds, by name, then baseline.
+    ``differences`` are those to each baseline on the same folds, by baseline, then name.
     """
 
     topic: str
@@ -75,8 +75,7 @@ class CrossValidation:
     repeats: int
     estimates: dict[str, Estimate]
     baselines: dict[str, dict[str, Estimate]]
-    differences: dict[str, dict[str, Estimate]]
-    comparisons: dict[str, dict[str, Comparison]]
+    differences: dict[str, dict[str, Difference]]
     headline: str
     card: str
 
@@ -95,25 +94,23 @@ def run_folds(
     with store.start_run(topic.name, name, {"dlcourse.kind": "cross-validation"}) as parent:
         log_start(parent, topic, data, settings)
         parent.log_params({"folds": folds, "repeats": repeats})
-        figures: dict[str, list[float]] = {}
-        of_baselines: dict[str, dict[str, list[float]]] = {baseline: {} for baseline in topic.baselines}
+        assessments: list[Assessment] = []
         for repeat in range(repeats):
             for number in range(folds):
                 data.fold(number, folds, repeat)
                 place = repeat * folds + number
                 tags = {"dlcourse.kind": "fold", "mlflow.parentRunId": parent.run_id}
                 with store.start_run(topic.name, f"{name}: fold {place}", tags, watched=False) as run:
-                    model, measured = _fold(topic, run, data, settings)
                     run.log_params({"fold": number, "repeat": repeat})
-                _collect(figures, measured)
-                parent.log_metrics({f"fold/{metric}": value for metric, value in measured.metrics.items()}, place)
-                for baseline, outputs in _baseline_outputs(topic, data).items():
-                    _collect(of_baselines[baseline], evaluate_outputs(model, data, "test", outputs))
-                log.info("fold %d/%d  %s %.4g", place, folds * repeats - 1, model.headline, figures[model.headline][-1])
-        return _summary(topic, parent, model, folds, repeats, figures, of_baselines)
+                    model, assessment = _fold(topic, run, data, settings)
+                assessments.append(assessment)
+                metrics = assessment.judged.metrics
+                parent.log_metrics({f"fold/{metric}": value for metric, value in metrics.items()}, place)
+                log.info("fold %d/%d  %s %.4g", place, folds * repeats - 1, model.headline, metrics[model.headline])
+        return _summary(topic, parent, model, folds, repeats, assessments)
 
 
-def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple[CourseModel, Evaluation]:
+def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple[CourseModel, Assessment]:
     model = new_model(topic, data, settings)
     monitor = topic.monitor if len(data.splits["val"]) else None
     with tempfile.TemporaryDirectory() as folder:
@@ -121,68 +118,53 @@ def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple
         if fitted.divergence.epoch is not None:
             why = diverged(fitted.divergence.epoch, fitted.divergence.loss, model.lr, data.standardize).advice
             raise CourseError(f"{run.name} diverged: {why}")
-        measured = evaluate(fitted.trainer, fitted.model, data, "test")
-    run.log_metrics({f"test/{metric}": value for metric, value in measured.metrics.items()})
+        assessment = assess(
+            topic, fitted.trainer, fitted.model, data, splits=["test"], curves=run.history, kept_epoch=fitted.epoch
+        )
+    run.log_metrics({f"test/{metric}": value for metric, value in assessment.judged.metrics.items()})
     run.log_metrics({"best/epoch": fitted.epoch})
-    return fitted.model, measured
-
-
-def _baseline_outputs(topic: Topic, data: CourseData) -> dict[str, torch.Tensor]:
-    """Fitted on all rows that the network has seen: training rows and those that it stopped by."""
-    seen = torch.cat([data.splits["train"], data.splits["val"]])
-    test = data.rows.inputs[data.splits["test"]]
-    return {
-        name: baseline(data.rows.inputs[seen], data.rows.targets[seen])(test)
-        for name, baseline in topic.baselines.items()
-    }
-
-
-def _collect(into: dict[str, list[float]], measured: Evaluation) -> None:
-    for name, value in measured.metrics.items():
-        into.setdefault(name, []).append(value)
+    return fitted.model, assessment
 
 
 def _summary(
-    topic: Topic,
-    run: Run,
-    model: CourseModel,
-    folds: int,
-    repeats: int,
-    figures: Mapping[str, list[float]],
-    of_baselines: Mapping[str, Mapping[str, list[float]]],
+    topic: Topic, run: Run, model: CourseModel, folds: int, repeats: int, assessments: list[Assessment]
 ) -> CrossValidation:
-    estimates = {name: estimate(values, folds) for name, values in figures.items()}
+    names = list(assessments[0].judged.metrics)
+    values = {name: [each.judged.metrics[name] for each in assessments] for name in names}
+    of_baselines = {
+        baseline: {name: [each.baselines[baseline].metrics[name] for each in assessments] for name in names}
+        for baseline in assessments[0].baselines
+    }
+    estimates = {name: estimate(each, folds) for name, each in values.items()}
     baselines = {
-        baseline: {name: estimate(values, folds) for name, values in theirs.items()}
+        baseline: {name: estimate(each, folds) for name, each in theirs.items()}
         for baseline, theirs in of_baselines.items()
     }
-    compared = {
-        name: {
-            each: compare(values, theirs[name], folds, name not in model.errors)
-            for each, theirs in of_baselines.items()
-        }
-        for name, values in figures.items()
+    differences = {
+        baseline: {name: compare(values[name], theirs[name], folds, name not in model.errors) for name in names}
+        for baseline, theirs in of_baselines.items()
     }
-    differences = {name: {each: pair[0] for each, pair in pairs.items()} for name, pairs in compared.items()}
-    comparisons = {name: {each: pair[1] for each, pair in pairs.items()} for name, pairs in compared.items()}
-    headline = _headline(estimates, baselines, comparisons)
+    headline = _headline(model, assessments, baselines, differences)
     for name, each in estimates.items():
         run.log_metrics(
             {
                 f"test/{name}": each.mean,
                 f"test/{name}_standard_deviation": each.deviation,
-                f"test/{name}_standard_error": each.standard_error,
+                f"test/{name}_low": each.low,
+                f"test/{name}_high": each.high,
             }
         )
         for baseline, theirs in baselines.items():
+            difference = differences[baseline][name]
             run.log_metrics(
                 {
                     f"{baseline}/{name}": theirs[name].mean,
-                    f"{baseline}/{name}_difference": differences[name][baseline].mean,
-                    f"{baseline}/{name}_difference_standard_error": differences[name][baseline].standard_error,
+                    f"{baseline}/{name}_difference": difference.mean,
+                    f"{baseline}/{name}_difference_low": difference.low,
+                    f"{baseline}/{name}_difference_high": difference.high,
                 }
             )
-    card = _card(topic, run, folds, repeats, headline, estimates, baselines, differences, comparisons)
+    card = _card(topic, run, folds, repeats, headline, estimates, baselines, differences)
     run.set_tags(
         {
             "mlflow.note.content": f"```\n{card}\n```",
@@ -191,26 +173,30 @@ def _summary(
         }
     )
     return CrossValidation(
-        topic.name, run.run_id, run.name, run.store.shown, folds, repeats,
-        estimates, baselines, differences, comparisons, headline, card,
+        topic.name, run.run_id, run.name, run.store.shown, folds, repeats, estimates, baselines, differences,
+        headline, card,
     )  # fmt: skip
 
 
 def _headline(
-    estimates: Mapping[str, Estimate],
+    model: CourseModel,
+    assessments: list[Assessment],
     baselines: Mapping[str, Mapping[str, Estimate]],
-    comparisons: Mapping[str, Mapping[str, Comparison]],
+    differences: Mapping[str, Mapping[str, Difference]],
 ) -> str:
-    """By the loss, like the verdict on one split: against the trivial baseline first, then against the best other."""
+    """Like the verdict on one split: against the trivial baseline first, then against the best other."""
     trivial, *others = baselines
-    skill = 1 - estimates["loss"].mean / baselines[trivial]["loss"].mean
-    if comparisons["loss"][trivial] != "better" or skill < LEAST_SKILL:
-        return f"learned nothing: no better than {trivial}"
-    if not others:
-        return f"learned: better than {trivial}"
-    best = min(others, key=lambda name: baselines[name]["loss"].mean)
-    says = {"better": "better than", "as good": "no better and no worse than", "worse": "worse than"}
-    return f"learned: {says[comparisons['loss'][best]]} {best}"
+    quantities = dict.fromkeys(("loss", model.headline))
+    deviation = float(np.mean([each.baselines[trivial].losses.std(correction=0) for each in assessments]))
+    enough = -differences[trivial]["loss"].mean >= LEAST_EFFECT * deviation
+    better = [name for name in quantities if differences[trivial][name].comparison == "better"]
+    if not better or (better == ["loss"] and not enough):
+        return f"learned nothing that these folds show: not better than {trivial}"
+    best = min(others, key=lambda name: baselines[name]["loss"].mean, default=trivial)
+    judged = {name: differences[best][name] for name in quantities}
+    if differences[best]["loss"] == differences[best][model.headline]:
+        judged.pop("loss")
+    return f"learned: {against(best, judged, 'these folds', 'the setting')}"
 
 
 def _card(
@@ -221,17 +207,15 @@ def _card(
     headline: str,
     estimates: Mapping[str, Estimate],
     baselines: Mapping[str, Mapping[str, Estimate]],
-    differences: Mapping[str, Mapping[str, Estimate]],
-    comparisons: Mapping[str, Mapping[str, Comparison]],
+    differences: Mapping[str, Mapping[str, Difference]],
 ) -> str:
     lines = [("verdict", headline)]
     for name, mine in estimates.items():
-        text = "; ".join(
-            f"{baseline} {theirs[name]} ({comparisons[name][baseline]}: {differences[name][baseline]})"
-            for baseline, theirs in baselines.items()
-        )
-        lines.append((f"test {name}", f"{mine}; against {text}"))
-    lines.append(("", f"mean and corrected standard error over {repeats} x {folds} folds; in brackets: the difference"))
+        lines.append((f"test {name}", str(mine)))
+        for baseline, theirs in baselines.items():
+            difference = differences[baseline][name]
+            lines.append(("", f"{baseline} {theirs[name]}; less that {difference}, {difference.comparison}"))
+    lines.append(("", f"mean and corrected 95 % interval over {repeats} x {folds} folds"))
     lines.append(("run", f"{run.run_id} in {run.store.shown}"))
     width = max(len(name) for name, _ in lines)
     return "\n".join([f"{topic.name}: {run.name}", *(f"  {name:<{width}}  {text}" for name, text in lines)])

@@ -135,20 +135,20 @@ def where_it_ended(model: FollowedModel, data: CourseData) -> Verdict:
     slopes = directions.T @ slope
     epochs, steepest = len(model.path) - 1, float(curvatures.abs().max())
 
-    def verdict(headline: str, advice: str = "", learned: bool = True) -> Verdict:
-        return Verdict(headline, learned, "train", 1.0, {}, advice)
+    def verdict(headline: str, advice: str = "") -> Verdict:
+        return Verdict(headline, None, "train", {}, {}, advice)
 
     if float(curvatures[0]) < 0:
         if float(slope.abs().max()) <= LEVEL * steepest:
             advice = "without a slope there is no step: noise leaves it (--data.batch_size 1), or another --model.start"
-            return verdict("stuck: at a saddle point", advice, learned=False)
+            return verdict("stuck: at a saddle point", advice)
         return verdict("unfinished: the loss still falls", "it curves down the way it goes: no minimum is near")
     left = float((slopes.square() / curvatures.clamp(min=1e-12 * steepest)).sum()) / 2
     way = float(loss_at(start)) - loss
     share = way / (way + left) if left > 0 else 1.0
     if share < CRAWLING:
         advice = f"after {epochs} epochs {max(share, 0):.2%} of the way is done: raise --model.lr ({model.lr:g})"
-        return verdict("unfinished: it crawls", advice, learned=False)
+        return verdict("unfinished: it crawls", advice)
     if share < 1 - ARRIVED:
         advice = f"after {epochs} epochs {share:.2%} of the way is done: raise --trainer.max_epochs or --model.lr"
         return verdict("unfinished: the loss still falls", advice)

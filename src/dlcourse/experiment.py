@@ -3,14 +3,15 @@
 import dataclasses
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from dlcourse import topics
+from dlcourse import baselines, topics
+from dlcourse.assessment import assess
 from dlcourse.crossvalidation import CrossValidation, run_folds
 from dlcourse.data import SPLITS, CourseData
 from dlcourse.distributed import Plan, carry_out, check_shares, count_processes, helpers
@@ -26,7 +27,7 @@ from dlcourse.settings import OneLineParser, Settings, resolve, settings_parser
 from dlcourse.topics import Topic
 from dlcourse.tracking import Store, open_store
 from dlcourse.trainer import make_trainer
-from dlcourse.verdict import diverged, judge
+from dlcourse.verdict import diverged
 
 log = logging.getLogger(__name__)
 
@@ -250,24 +251,17 @@ def run_experiment(
             fitted = carry_out(plan, data, model, run)
         if fitted.divergence.epoch is not None:
             verdict = diverged(fitted.divergence.epoch, fitted.divergence.loss, model.lr, data.standardize)
-            return finish(topic, run, fitted, verdict, [], {})
-        evaluations = [
-            evaluate(fitted.trainer, fitted.model, data, split) for split in SPLITS if len(data.splits[split])
-        ]
-        measured = next(each for each in evaluations if each.split == data.judged)
-        losses = _baselines(topic, store, data, fitted.model)
-
-        def shuffled(order: Tensor) -> Tensor:
-            return fitted.model.row_losses(measured.outputs, measured.targets[order])
-
-        curve = [value for _, value in run.history["train/loss"]]
-        theirs = {name: each.losses for name, each in losses.items()}
-        verdict = (
-            topic.judge(fitted.model, data)
-            if topic.judge
-            else judge(data.judged, measured.losses, shuffled, theirs, curve)
+            return finish(topic, run, fitted, verdict, None)
+        assessment = assess(
+            topic,
+            fitted.trainer,
+            fitted.model,
+            data,
+            baselines=partial(_baselines, store),
+            curves=run.history,
+            kept_epoch=fitted.epoch,
         )
-        return finish(topic, run, fitted, verdict, evaluations, losses)
+        return finish(topic, run, fitted, assessment.verdict, assessment)
 
 
 def _prepared(topic: Topic, settings: Settings) -> CourseData:
@@ -308,27 +302,24 @@ def _stem(file: str | None) -> str:
     return Path(file).stem if file else "default"
 
 
-def _baselines(topic: Topic, store: Store, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
-    """Each baseline on the judged rows: measured once for these rows in these roles, then found again.
-
-    None where there is nothing to predict.
-    """
-    if not data.rows.targets.numel():
-        return {}
+def _baselines(store: Store, topic: Topic, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
+    """Each baseline on the judged rows: measured once for these rows in these roles and this code, then found again."""
     judge_by = f"{data.judged} {model.headline}"
-    fitted_on = data.splits["train"]
+    train = data.splits["train"]
     measured = {}
     with store.alone("baselines"):
-        there = store.baselines(topic.name, data.fingerprint, judge_by)
+        known = store.baselines(topic.name, data.fingerprint, judge_by)
         for name, baseline in topic.baselines.items():
-            if name in there:
-                outputs = torch.from_numpy(np.load(store.files_of(there[name]) / "outputs.npy"))
+            version = baselines.version(baseline)
+            if (name, version) in known:
+                outputs = torch.from_numpy(np.load(store.files_of(known[name, version]) / "outputs.npy"))
                 measured[name] = evaluate_outputs(model, data, data.judged, outputs)
                 continue
-            predict = baseline(data.rows.inputs[fitted_on], data.rows.targets[fitted_on])
+            predict = baseline(data.rows.inputs[train], data.rows.targets[train])
             tags = {
                 "dlcourse.kind": "baseline",
                 "dlcourse.baseline": name,
+                "dlcourse.baseline_version": version,
                 "dlcourse.split": data.fingerprint,
                 "dlcourse.judge": judge_by,
             }

@@ -13,7 +13,7 @@ from sklearn import metrics
 from torch import Tensor
 
 from dlcourse.data import SPLITS, CourseData
-from dlcourse.evaluating import Evaluation
+from dlcourse.evaluating import Evaluation, interval_of_share
 from dlcourse.learning import CourseModel
 from dlcourse.overfitting import Overfitting
 
@@ -125,7 +125,7 @@ def confusion_matrix(model: CourseModel, data: CourseData, judged: Evaluation) -
 
 
 def class_accuracy(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
-    """Which share of each class's rows is right, with its standard error, the best class on top."""
+    """Which share of each class's rows is right, with its 95 % interval (Wilson), the best class on top."""
     right, targets = judged.scores["accuracy"].numpy(), judged.targets.numpy()
     there = np.unique(targets)
     counts, rows = np.bincount(targets, right)[there], np.bincount(targets)[there]
@@ -134,21 +134,21 @@ def class_accuracy(model: CourseModel, data: CourseData, judged: Evaluation) -> 
     figure = Figure(figsize=(7, 1.4 + 0.35 * len(there)), layout="constrained")
     axes = figure.add_subplot()
     names = [data.rows.classes[each] for each in there]
-    errors = _standard_errors(counts, rows)
+    errors = _errors(counts, rows)
     axes.barh(names, counts / rows, xerr=errors, capsize=3, color=COLOURS["train"], alpha=0.8)
-    for place, (share, error) in enumerate(zip(counts / rows, errors, strict=True)):
-        left, colour = (0.01, "white") if share - error > 0.12 else (share + error + 0.02, "black")
+    for place, (share, below, above) in enumerate(zip(counts / rows, *errors, strict=True)):
+        left, colour = (0.01, "white") if share - below > 0.12 else (share + above + 0.02, "black")
         axes.text(left, place, f"{share:.1%}", va="center", color=colour)
     axes.axvline(right.mean(), color="black", linestyle=":", linewidth=1.2)
     title = f"Accuracy by class, {NAMES[judged.split]} rows (dotted: all of them, {right.mean():.1%})"
-    axes.set(xlabel="accuracy ± standard error", xlim=(0, 1.02), title=title)
+    axes.set(xlabel="accuracy, with 95 % interval", xlim=(0, 1.02), title=title)
     return figure
 
 
-def _standard_errors(counts: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Of shares. One row more of each kind, without which a group of one kind would look certain."""
-    shares = (counts + 1) / (rows + 2)
-    errors: np.ndarray[Any, Any] = np.sqrt(shares * (1 - shares) / rows)
+def _errors(counts: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """How far the 95 % intervals of shares reach below and above them: 2 x N."""
+    ends = np.array([interval_of_share(int(count), int(n)) for count, n in zip(counts, rows, strict=True)])
+    errors: np.ndarray[Any, Any] = np.abs(ends.T - counts / rows)
     return errors
 
 
@@ -213,8 +213,8 @@ def calibration_curve(model: CourseModel, data: CourseData, judged: Evaluation) 
     predicted = [probabilities[group].mean() for group in groups]
     counts = np.array([targets[group].sum() for group in groups])
     rows = np.array([len(group) for group in groups])
-    label = "fifths of the rows, ± standard error"
-    errors = _standard_errors(counts, rows)
+    label = "fifths of the rows, with 95 % interval"
+    errors = _errors(counts, rows)
     axes.errorbar(predicted, counts / rows, errors, marker="o", capsize=3, color=COLOURS["train"], label=label)
     axes.legend(loc="upper left")
     return figure

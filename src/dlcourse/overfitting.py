@@ -37,7 +37,8 @@ class Overfitting:
         gap = f"gap of validation to training loss {self.gap:.3g}"
         if self.epoch is None:
             return f"none seen; {gap}"
-        return f"from epoch {self.epoch} on validation loss rose by {self.rise:.0%} while training loss fell; {gap}"
+        rise = f"validation loss rose by {self.rise:.0%} ({self.standard_errors:.2g} standard errors)"
+        return f"from epoch {self.epoch} on {rise} while training loss fell by {self.fall:.0%}; {gap}"
 
 
 @dataclass
@@ -54,8 +55,10 @@ class _Epoch:
 
 
 def compare_epochs(lowest: _Epoch, last: _Epoch) -> Overfitting:
-    """Overfitting: from the lowest validation loss to the last epoch the validation rows got worse, by more than chance
-    and by enough to matter, while the training rows got better.
+    """Overfitting: from the lowest validation loss to the last epoch it rose by `LEAST_RISE` and by `STANDARD_ERRORS`,
+    while the training loss fell by `LEAST_FALL`.
+
+    A description of the curves with measured error rates (docs/verdict.md), not a significance test.
     """
     difference = last.losses - lowest.losses
     rise = (last.loss - lowest.loss) / max(abs(lowest.loss), 1e-12)

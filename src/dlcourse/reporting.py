@@ -3,13 +3,13 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from dlcourse import figures
+from dlcourse.assessment import Assessment
 from dlcourse.data import SPLITS, CourseData
 from dlcourse.errors import one_line
 from dlcourse.evaluating import Evaluation
@@ -78,14 +78,15 @@ def log_start(run: Run, topic: Topic, data: CourseData, settings: Settings) -> N
 
 
 def named(evaluation: Evaluation) -> dict[str, float]:
-    """A run's final figures: of the test rows ``test/...``, of the others ``best/...``, with standard errors.
+    """A run's final figures: of the test rows ``test/...``, of the others ``best/...``, with 95 % intervals.
 
     What these rows cannot tell, such as the AUROC of a single class, is left out.
     """
     prefix = "test/" if evaluation.split == "test" else f"best/{evaluation.split}_"
     metrics = {f"{prefix}{name}": value for name, value in evaluation.metrics.items() if math.isfinite(value)}
-    errors = evaluation.standard_errors.items()
-    return metrics | {f"{prefix}{name}_standard_error": value for name, value in errors if name in evaluation.metrics}
+    for name, (low, high) in evaluation.intervals.items():
+        metrics |= {f"{prefix}{name}_low": low, f"{prefix}{name}_high": high}
+    return metrics
 
 
 def finish(
@@ -93,10 +94,10 @@ def finish(
     run: Run,
     fitted: Fitted,
     verdict: Verdict,
-    evaluations: list[Evaluation],
-    baselines: Mapping[str, Evaluation],
+    assessment: Assessment | None,
 ) -> Result:
-    """Write figures, pictures, model and verdict to the run."""
+    """Write figures, pictures, model and verdict to the run; there is no assessment of a training that diverged."""
+    evaluations = assessment.evaluations.values() if assessment else ()
     metrics = {name: value for each in evaluations for name, value in named(each).items()}
     metrics |= {"best/epoch": float(fitted.epoch), "fit_seconds": fitted.seconds}
     result = Result(
@@ -105,7 +106,7 @@ def finish(
     result.overfitting, result.headline_metric = fitted.overfitting, fitted.model.headline
     result.history = {name: list(points) for name, points in run.history.items()}
     run.log_metrics(metrics)
-    _draw(topic, run, fitted, verdict, evaluations)
+    _draw(topic, run, fitted, assessment)
     model_line = "none, since there is nothing in it to use"
     if verdict.headline != "diverged":
         result.checkpoint = str(fitted.checkpoint) if fitted.checkpoint else None
@@ -120,12 +121,12 @@ def finish(
             model_line = f"not verified: {one_line(error)[:120]}"
     else:
         run.fail(f"diverged: {verdict.advice}")
-    result.card = _card(result, run, fitted, evaluations, baselines, model_line)
+    result.card = _card(result, run, fitted, assessment, model_line)
     run.set_tags(
         {
             "mlflow.note.content": f"```\n{result.card}\n```",
             "dlcourse.verdict": verdict.headline,
-            "dlcourse.learned": str(verdict.learned).lower(),
+            "dlcourse.learned": "unknown" if verdict.learned is None else str(verdict.learned).lower(),
             "dlcourse.overfitting": str(fitted.overfitting or "not measured"),
             "dlcourse.verified": str(result.model_uri is not None).lower(),
         }
@@ -133,15 +134,14 @@ def finish(
     return result
 
 
-def _draw(topic: Topic, run: Run, fitted: Fitted, verdict: Verdict, evaluations: list[Evaluation]) -> None:
+def _draw(topic: Topic, run: Run, fitted: Fitted, assessment: Assessment | None) -> None:
     pictures = {"learning-curves": figures.learning_curves(run.history, "loss", fitted.epoch, fitted.overfitting)}
     if "train/accuracy" in run.history:
         pictures["accuracy-curves"] = figures.learning_curves(run.history, "accuracy", fitted.epoch)
-    if verdict.headline != "diverged":
-        judged = next(each for each in evaluations if each.split == fitted.data.judged)
+    if assessment:
         fitted.model.cpu().eval()
         for name, draw in topic.pictures.items():
-            if picture := draw(fitted.model, fitted.data, judged):
+            if picture := draw(fitted.model, fitted.data, assessment.judged):
                 pictures[name] = picture
     for name, figure in pictures.items():
         figure.savefig(run.path(f"figures/{name}.png"), dpi=120)
@@ -156,32 +156,14 @@ def _answers(fitted: Fitted) -> dict[str, float]:
     return {f"{float(asked[0]):g}": float(answer[0]) for asked, answer in zip(questions, answers, strict=True)}
 
 
-def _card(
-    result: Result,
-    run: Run,
-    fitted: Fitted,
-    evaluations: list[Evaluation],
-    baselines: Mapping[str, Evaluation],
-    model_line: str,
-) -> str:
+def _card(result: Result, run: Run, fitted: Fitted, assessment: Assessment | None, model_line: str) -> str:
     """The verdict for people: a dozen short lines."""
     data, verdict, headline = fitted.data, result.verdict, fitted.model.headline
     lines = [("verdict", verdict.headline)]
     if verdict.advice:
         lines.append(("why", verdict.advice))
-    measured = [each for each in evaluations if each.split == data.judged]
-    for each in measured:
-        error = each.standard_errors.get(headline, float("nan"))
-        text = f"{each.metrics[headline]:.4g}"
-        if math.isfinite(error):
-            text += f" ± {error:.2g} (mean and standard error of {len(each.targets)} rows)"
-        lines.append((f"{figures.NAMES[each.split]} {headline}", text))
-        for name, what in fitted.model.told_apart.items():
-            if name in each.metrics:
-                lines.append(("apart", f"{each.metrics[name]:.4g} {what}"))
-    if baselines:
-        text = ", ".join(f"{name} {each.metrics[headline]:.4g}" for name, each in baselines.items())
-        lines.append(("baselines", f"{headline} of {text}"))
+    if assessment:
+        lines += _figures(fitted.model, assessment, headline)
     if data.judged == "train":
         lines.append(("generalisation", "not measured: every row was a training row"))
     elif data.judged == "val":
@@ -201,3 +183,29 @@ def _card(
     lines.append(("look", "make ui, or dlcourse ui"))
     width = max(len(name) for name, _ in lines)
     return "\n".join([f"{result.topic}: {run.name}", *(f"  {name:<{width}}  {text}" for name, text in lines)])
+
+
+def _figures(model: CourseModel, assessment: Assessment, metric: str) -> list[tuple[str, str]]:
+    """The judged rows' figures, each with its 95 % interval, and the baselines' beside them."""
+    judged, rows = assessment.judged, len(assessment.judged.targets)
+    text = f"{judged.metrics[metric]:.4g}"
+    if metric in judged.intervals and judged.split != "train":
+        low, high = judged.intervals[metric]
+        text += f" (95 % interval {low:.4g} to {high:.4g}, {rows} rows)"
+    lines = [(f"{figures.NAMES[judged.split]} {metric}", text)]
+    for name, what in model.told_apart.items():
+        if name in judged.metrics:
+            lines.append(("apart", f"{judged.metrics[name]:.4g} {what}"))
+    if assessment.baselines:
+        text = ", ".join(f"{name} {each.metrics[metric]:.4g}" for name, each in assessment.baselines.items())
+        lines.append(("baselines", f"{metric} of {text}"))
+    differences = {} if judged.split == "train" else assessment.verdict.differences
+    for name, theirs in differences.items():
+        text = ", ".join(f"{quantity} {difference}" for quantity, difference in theirs.items())
+        lines.append((f"less {name}", text))
+    if assessment.shared_rows:
+        text = (
+            f"{assessment.shared_rows} of {rows} {figures.NAMES[judged.split]} rows have the inputs of a training row"
+        )
+        lines.append(("duplicates", text))
+    return lines

@@ -130,12 +130,15 @@ class Store:
         newest = f"; the newest is {runs[0].info.run_id} ({runs[0].info.run_name})" if runs else "; there is none yet"
         raise CourseError(f"{topic} has no run {wanted!r} in {self.shown}{newest}")
 
-    def baselines(self, topic: str, fingerprint: str, judge: str) -> dict[str, mlflow.Run]:
-        """The finished baseline runs of the same rows in the same roles, by name."""
+    def baselines(self, topic: str, fingerprint: str, judge: str) -> dict[tuple[str, str], mlflow.Run]:
+        """The finished baseline runs of the same rows in the same roles, by name and version."""
         wanted = f"tags.`dlcourse.kind` = 'baseline' and tags.`dlcourse.split` = '{fingerprint}' "
         wanted += f"and tags.`dlcourse.judge` = '{judge}' and attributes.status = 'FINISHED'"
         runs = self.client.search_runs([self.experiment(topic)], wanted)
-        return {run.data.tags["dlcourse.baseline"]: run for run in runs}
+        return {
+            (run.data.tags["dlcourse.baseline"], run.data.tags.get("dlcourse.baseline_version", "")): run
+            for run in runs
+        }
 
     def files_of(self, run: mlflow.Run) -> Path:
         """A folder with the run's artifacts: its own where it is on this disk, else a copy until the process ends."""
