@@ -223,7 +223,7 @@ def test_json_is_one_object_on_stdout_and_all_else_on_stderr(project: Path, caps
     assert strictly(capsys.readouterr().out)["test/mse"] == content["metrics"]["test/mse"]
 
 
-def test_json_of_one_test_row_has_no_standard_error(project: Path, capsys: Capture) -> None:
+def test_json_of_one_test_row_has_no_interval(project: Path, capsys: Capture) -> None:
     flags = ["--data.source", "table", "--data.test_fraction", "0.2", "--data.val_fraction", "0.2"]
     assert main(["train", "height-weight", "--json", *flags, *QUICK]) == 0
     strictly(capsys.readouterr().out)
@@ -304,7 +304,7 @@ def test_a_topic_of_another_package_is_listed_found_and_trained(project: Path, c
     (project / "site" / "outside" / "__init__.py").write_text("")
     text = printed(capsys, "train", "straight", "--model.lr", "0.1", "--name", "first", "--trainer.max_epochs", "30")
     assert text.startswith("straight: first\n  verdict ")
-    assert "learned: better than mean" in text
+    assert "learned: its outputs follow the targets" in text
     assert (
         refused(capsys, "train", "straight", "--model.lrr", "1") == "unknown flag --model.lrr; did you mean --model.lr?"
     )

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -138,24 +139,24 @@ def test_scaling_is_measured_on_each_fold_s_training_rows() -> None:
 # Estimate and comparison
 
 
-def test_corrected_standard_error_of_a_case_worked_by_hand() -> None:
+def test_corrected_interval_of_a_case_worked_by_hand() -> None:
     # Mean 0.8; squares of the differences 0.01, 0, 0.01, 0; 0.02 / 3 is 0.00667, whose root is 0.08165.
-    # For 2 folds and 2 repeats that is multiplied by the root of 1/4 + 1/1.
+    # For 2 folds and 2 repeats that is multiplied by the root of 1/4 + 1/1, and by 3.1824 for 3 degrees of freedom.
     found = estimate([0.7, 0.8, 0.9, 0.8], folds=2)
     assert found.mean == pytest.approx(0.8)
     assert found.deviation == pytest.approx(0.0816497, rel=1e-5)
-    assert found.standard_error == pytest.approx(0.0912871, rel=1e-5)
-    assert str(found) == "0.8 ± 0.091"
+    assert (found.low, found.high) == pytest.approx((0.8 - 3.1824463 * 0.0912871, 0.8 + 3.1824463 * 0.0912871))
+    assert str(found) == "0.8 (0.5095 to 1.091)"
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=10), st.integers(1, 5))
-def test_corrected_standard_error_is_what_nadeau_and_bengio_have(values: list[float], repeats: int) -> None:
+def test_corrected_interval_is_what_nadeau_and_bengio_have(values: list[float], repeats: int) -> None:
     """With test and training rows in the proportion of K folds, 1 to K - 1."""
     folds = len(values)
     found = estimate(values * repeats, folds)
     corrected = (1 / (folds * repeats) + 1 / (folds - 1)) * np.var(values * repeats, ddof=1)
-    assert found.standard_error == pytest.approx(math.sqrt(corrected), abs=1e-9)
-    assert found.standard_error >= found.deviation / math.sqrt(folds * repeats), "never below the usual one"
+    half = stats.t.ppf(0.975, folds * repeats - 1) * math.sqrt(corrected)
+    assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half), abs=1e-6)
 
 
 def test_two_models_are_compared_by_their_differences_on_the_same_folds() -> None:
@@ -163,24 +164,24 @@ def test_two_models_are_compared_by_their_differences_on_the_same_folds() -> Non
     # 3 degrees of freedom is 3.1824, so that the difference has to be above 2.905.
     others = [10.0, 20.0, 30.0, 40.0]
     for shift, larger_is_better, outcome in [
-        (2.90, True, "as good"),
+        (2.90, True, "not told apart"),
         (2.91, True, "better"),
         (2.91, False, "worse"),
         (-2.91, True, "worse"),
         (-2.91, False, "better"),
-        (-2.90, False, "as good"),
-        (0.0, True, "as good"),
+        (-2.90, False, "not told apart"),
+        (0.0, True, "not told apart"),
     ]:
         values = [other + shift + step for other, step in zip(others, [-1, 0, 0, 1], strict=True)]
-        difference, comparison = compare(values, others, 2, larger_is_better)
-        assert comparison == outcome
+        difference = compare(values, others, 2, larger_is_better)
+        assert difference.comparison == outcome
         assert difference.mean == pytest.approx(shift)
 
 
-def test_equal_models_are_as_good_and_what_is_no_number_is_no_better() -> None:
-    assert compare([0.5, 0.6], [0.5, 0.6], 2, True)[1] == "as good"
-    assert compare([0.5, math.nan], [0.4, 0.3], 2, True)[1] == "as good"
-    assert compare([0.5, math.nan], [0.6, 0.7], 2, False)[1] == "as good"
+def test_equal_models_and_what_is_no_number_cannot_be_told_apart() -> None:
+    assert compare([0.5, 0.6], [0.5, 0.6], 2, True).comparison == "not told apart"
+    assert compare([0.5, math.nan], [0.4, 0.3], 2, True).comparison == "not told apart"
+    assert compare([0.5, math.nan], [0.6, 0.7], 2, False).comparison == "not told apart"
 
 
 # The runs
@@ -228,7 +229,9 @@ def test_folds_are_light_runs_within_one_that_has_the_figures(validated: CrossVa
         assert figures[f"test/{name}"] == pytest.approx(np.mean(values))
         assert figures[f"test/{name}_standard_deviation"] == pytest.approx(np.std(values, ddof=1))
         corrected = np.std(values, ddof=1) * math.sqrt(1 / 6 + 1 / 2)
-        assert figures[f"test/{name}_standard_error"] == pytest.approx(corrected)
+        half = stats.t.ppf(0.975, 5) * corrected
+        assert figures[f"test/{name}_low"] == pytest.approx(np.mean(values) - half)
+        assert figures[f"test/{name}_high"] == pytest.approx(np.mean(values) + half)
         assert figures[f"logistic-regression/{name}"] == pytest.approx(
             validated.baselines["logistic-regression"][name].mean
         )
@@ -242,17 +245,16 @@ def test_folds_are_light_runs_within_one_that_has_the_figures(validated: CrossVa
 def test_card_tells_figures_baselines_and_comparisons(validated: CrossValidation) -> None:
     auroc = validated.estimates["auroc"]
     baseline = validated.baselines["logistic-regression"]["auroc"]
-    comparison = validated.comparisons["auroc"]["logistic-regression"]
     (line,) = re.findall(r"test auroc +(.*)", validated.card)
-    assert line.startswith(str(auroc))
-    difference = validated.differences["auroc"]["logistic-regression"]
-    assert f"logistic-regression {baseline} ({comparison}: {difference})" in line
+    assert line == str(auroc)
+    difference = validated.differences["logistic-regression"]["auroc"]
+    assert f"logistic-regression {baseline}; less that {difference}, {difference.comparison}" in validated.card
     assert difference.mean == pytest.approx(auroc.mean - baseline.mean)
     assert "2 x 3 folds" in validated.card
     assert validated.headline in validated.card
 
 
-def test_baselines_see_exactly_the_rows_that_the_network_sees(project: Path) -> None:
+def test_baselines_are_fitted_on_training_rows_alone_as_those_of_a_single_run(project: Path) -> None:
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def watched(inputs: Tensor, targets: Tensor) -> Predictor:
@@ -270,7 +272,7 @@ def test_baselines_see_exactly_the_rows_that_the_network_sees(project: Path) -> 
     assert len(seen) == 6
     for place, (inputs, targets, tested) in enumerate(seen):
         data.fold(place % 3, 3, place // 3)
-        fitted_on = torch.cat([data.splits["train"], data.splits["val"]])
+        fitted_on = data.splits["train"]
         assert torch.equal(inputs, data.rows.inputs[fitted_on])
         assert torch.equal(targets, data.rows.targets[fitted_on])
         assert torch.equal(tested, data.rows.inputs[data.splits["test"]])
@@ -281,13 +283,13 @@ def test_logistic_regression_s_figure_is_that_of_scikit_learn(validated: CrossVa
     aurocs = []
     for place in range(6):
         data.fold(place % 3, 3, place // 3)
-        seen = torch.cat([data.splits["train"], data.splits["val"]])
+        seen = data.splits["train"]
         test = data.splits["test"]
         predict = baselines.logistic_regression(data.rows.inputs[seen], data.rows.targets[seen])
         aurocs.append(roc_auc_score(data.rows.targets[test], predict(data.rows.inputs[test])))
     found, expected = validated.baselines["logistic-regression"]["auroc"], estimate(aurocs, 3)
     assert found.mean == pytest.approx(expected.mean, abs=1e-6)
-    assert found.standard_error == pytest.approx(expected.standard_error, abs=1e-6)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_folds_from_the_command_line_as_json(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,8 +300,9 @@ def test_folds_from_the_command_line_as_json(project: Path, capsys: pytest.Captu
     assert (content["folds"], content["repeats"]) == (3, 2)
     assert content["run_name"].endswith("2 x 3 folds")
     assert content["estimates"].keys() == {"loss", "accuracy", "auroc"}
-    assert content["comparisons"]["loss"].keys() == {"majority", "logistic-regression"}
-    assert "mean and corrected standard error over 2 x 3 folds" in said.err
+    assert content["differences"].keys() == {"majority", "logistic-regression"}
+    assert content["differences"]["majority"]["loss"].keys() == {"mean", "low", "high", "comparison", "rule"}
+    assert "mean and corrected 95 % interval over 2 x 3 folds" in said.err
 
 
 def test_same_seed_same_figures_and_another_split_seed_others(project: Path, validated: CrossValidation) -> None:
@@ -313,13 +316,13 @@ def test_same_seed_same_figures_and_another_split_seed_others(project: Path, val
 
 def test_a_regression_without_validation_rows(project: Path) -> None:
     result = cross_validate("height-weight", data={"val_fraction": 0.0}, trainer={"max_epochs": 40}, folds=4)
-    assert result.headline == "learned: no better and no worse than least-squares"
-    assert result.comparisons["mse"]["mean"] == "better"
+    assert result.headline == "learned: these folds cannot tell the setting from least-squares"
+    assert result.differences["mean"]["mse"].comparison == "better"
 
 
 def test_a_network_that_has_not_moved_has_learned_nothing(project: Path) -> None:
     result = cross_validate("diabetes", data=BUNDLED, model={"lr": 1e-9}, trainer=QUICK, folds=3)
-    assert result.headline == "learned nothing: no better than majority"
+    assert result.headline == "learned nothing that these folds show: not better than majority"
     run = dlcourse.open_store().client.get_run(result.run_id)
     assert run.data.tags["dlcourse.learned"] == "false"
 

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy import stats
 
 from dlcourse.data import SPLITS, Rows
-from dlcourse.evaluating import Evaluation, evaluate, evaluate_outputs
+from dlcourse.evaluating import Evaluation, evaluate, evaluate_outputs, interval_of_mean
 from dlcourse.learning import CourseModel
 from dlcourse.trainer import make_trainer
 from tests.samples import Kinds, Line, Noisy, YesOrNo, data_of, iris, numbers, two_classes
@@ -18,7 +19,9 @@ def close(first: Evaluation, second: Evaluation) -> None:
     assert torch.equal(first.targets, second.targets)
     torch.testing.assert_close(first.losses, second.losses)
     assert first.scores.keys() == second.scores.keys()
-    assert first.standard_errors == pytest.approx(second.standard_errors, rel=1e-5)
+    assert first.intervals.keys() == second.intervals.keys()
+    for name, interval in first.intervals.items():
+        assert interval == pytest.approx(second.intervals[name], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -45,16 +48,26 @@ def test_dropout_is_off_while_measuring() -> None:
     assert evaluate(trainer, model, data, "val").metrics == evaluate(trainer, model, data, "val").metrics
 
 
-def test_standard_error_is_the_spread_of_the_rows_over_the_root_of_their_number() -> None:
+def test_interval_of_a_mean_is_student_s() -> None:
     rows = replace(numbers(40), targets=torch.arange(40.0)[:, None])
     data = data_of(rows, val_fraction=0.0, test_fraction=0.0)
     evaluation = evaluate_outputs(Line([3], 1), data, "train", torch.zeros(40, 1))
     squares = torch.arange(40.0).double().square()
     assert evaluation.metrics["mse"] == pytest.approx(squares.mean().item())
-    assert evaluation.standard_errors["mse"] == pytest.approx(squares.std().item() / 40**0.5)
+    expected = stats.t.interval(0.95, 39, squares.mean(), squares.std() / 40**0.5)
+    assert evaluation.intervals["mse"] == pytest.approx(expected)
 
 
-def test_one_row_has_no_standard_error() -> None:
+def test_interval_of_a_share_is_wilson_s_and_never_nothing() -> None:
+    """Wilson (1927): for 12 of 12, from 1 / (1 + z² / 12) to 1."""
+    assert interval_of_mean(torch.ones(12)) == pytest.approx((1 / (1 + 1.959964**2 / 12), 1.0))
+    assert interval_of_mean(torch.tensor([1.0, 1, 1, 0])) == pytest.approx((0.3006, 0.9544), abs=1e-4)
+    low, high = interval_of_mean(torch.zeros(1))
+    assert low == 0
+    assert high > 0.7
+
+
+def test_one_row_has_no_interval() -> None:
     data = data_of(numbers(5), val_fraction=0.0, test_fraction=0.2)
     evaluation = evaluate_outputs(Line([3], 1), data, "test", torch.zeros(1, 1))
-    assert evaluation.standard_errors == {}
+    assert evaluation.intervals == {}

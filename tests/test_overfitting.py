@@ -41,7 +41,8 @@ def test_a_rise_of_every_row_while_training_loss_falls() -> None:
     assert found.standard_errors == pytest.approx(3.4641, rel=1e-4)
     assert found.gap == pytest.approx(0.05)
     assert str(found) == (
-        "from epoch 3 on validation loss rose by 40% while training loss fell; gap of validation to training loss 0.05"
+        "from epoch 3 on validation loss rose by 40% (3.5 standard errors) while training loss fell by 56%; "
+        "gap of validation to training loss 0.05"
     )
 
 

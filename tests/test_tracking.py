@@ -108,7 +108,7 @@ class TestWhatARunHolds:
         of_a_split = {"loss", "mse", "mae"}
         expected = {f"{split}/{name}" for split in ("train", "val", "test") for name in of_a_split}
         expected |= {f"best/{split}_{name}" for split in ("train", "val") for name in of_a_split}
-        expected |= {"best/epoch", "lr", "samples_per_second", "fit_seconds", "test/mse_standard_error"}
+        expected |= {"best/epoch", "lr", "samples_per_second", "fit_seconds", "test/mse_low", "test/mse_high"}
         assert expected <= set(metrics)
         for name in ("train/loss", "val/mse", "lr", "samples_per_second"):
             assert [step for step, _ in curve(result.run_id, name)] == [0, 1, 2], name

@@ -1,32 +1,75 @@
-"""Verdicts: of nothing where there is nothing, and of the difference where there is one."""
+"""Verdicts: of nothing where there is nothing, of the difference where there is one, and of no more than was tested."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
-from dlcourse.verdict import Verdict, compare, diverged, judge
+from dlcourse.data import Split
+from dlcourse.evaluating import Evaluation
+from dlcourse.verdict import Comparison, Difference, Verdict, against, compare, diverged, judge
 
 ROWS = 30
 
 
-def squared(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs - targets).square()
+def evaluation(losses: Tensor, scores: Mapping[str, Tensor], targets: Tensor, split: Split) -> Evaluation:
+    metrics = {name: float(values.mean()) for name, values in {"loss": losses, **scores}.items()}
+    return Evaluation(split, metrics, torch.empty(0), targets, losses, dict(scores))
 
 
-def against(targets: Tensor, outputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The losses, and the losses with the targets in another order."""
-    return squared(outputs, targets), lambda order: squared(outputs, targets[order])
+def judged(targets: Tensor, outputs: Tensor, split: Split = "test", curve: Any = (), **baselines: Tensor) -> Verdict:
+    """A regression by squared error."""
+
+    def measured(each: Tensor, targets: Tensor = targets) -> Evaluation:
+        errors = (each - targets).square()
+        return evaluation(errors, {"mse": errors}, targets, split)
+
+    return judge(
+        measured(outputs),
+        lambda order: measured(outputs, targets[order]).values,
+        {name: measured(each) for name, each in baselines.items()},
+        "mse",
+        higher_is_better=False,
+        curves={"train/loss": list(enumerate(curve))},
+    )
 
 
-def judged(targets: Tensor, outputs: Tensor, **baselines: Tensor) -> Verdict:
-    losses, shuffled = against(targets, outputs)
-    return judge("test", losses, shuffled, {name: squared(each, targets) for name, each in baselines.items()})
+def classified(
+    targets: Tensor, logits: Tensor, split: Split = "test", curves: Any = None, kept_epoch: int = 0, **baselines: Tensor
+) -> Verdict:
+    """Classes, by cross-entropy and accuracy; outputs are N x classes."""
+
+    def measured(each: Tensor, targets: Tensor = targets) -> Evaluation:
+        losses = torch.nn.functional.cross_entropy(each, targets, reduction="none").double()
+        return evaluation(losses, {"accuracy": (each.argmax(1) == targets).double()}, targets, split)
+
+    return judge(
+        measured(logits),
+        lambda order: measured(logits, targets[order]).values,
+        {name: measured(each) for name, each in baselines.items()},
+        "accuracy",
+        higher_is_better=True,
+        training_classes=range(logits.shape[1]),
+        curves=curves,
+        kept_epoch=kept_epoch,
+    )
 
 
 def noise(seed: int, count: int = ROWS) -> Tensor:
     return torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def shares(*of_classes: float, rows: int) -> Tensor:
+    return torch.tensor(of_classes, dtype=torch.float64).log().expand(rows, -1)
+
+
+# Has it learned anything?
 
 
 def test_on_shuffled_targets_it_rarely_claims_to_have_learned() -> None:
@@ -36,8 +79,8 @@ def test_on_shuffled_targets_it_rarely_claims_to_have_learned() -> None:
         slope = (inputs[: ROWS // 2] @ targets[: ROWS // 2]) / inputs[: ROWS // 2].square().sum()
         fresh_targets, outputs = targets[ROWS // 2 :], slope * inputs[ROWS // 2 :]
         trivial = targets[: ROWS // 2].mean().expand(ROWS // 2)
-        claims += judged(fresh_targets, outputs, mean=trivial).learned
-    assert claims <= 0.05 * 200 + 2 * (0.05 * 0.95 * 200) ** 0.5, "5 % and two standard errors"
+        claims += bool(judged(fresh_targets, outputs, mean=trivial).learned)
+    assert claims <= 0.025 * 200 + 2 * (0.025 * 0.975 * 200) ** 0.5, "2.5 % and two standard errors"
 
 
 def test_a_real_relation_is_found_nearly_always() -> None:
@@ -45,38 +88,144 @@ def test_a_real_relation_is_found_nearly_always() -> None:
     for seed in range(50):
         inputs = noise(seed)
         targets = inputs + 0.7 * noise(1000 + seed)
-        found += judged(targets, inputs, mean=torch.zeros(ROWS)).learned
+        found += bool(judged(targets, inputs, mean=torch.zeros(ROWS)).learned)
     assert found >= 48
 
 
 def test_the_trivial_answer_has_learned_nothing() -> None:
     targets = noise(0)
     verdict = judged(targets, targets.mean().expand(ROWS), mean=targets.mean().expand(ROWS), line=targets)
-    assert verdict.headline == "learned nothing: no better than mean"
-    assert not verdict.learned
-    assert verdict.p_value == 1
+    assert verdict.headline == "learned nothing that these 30 test rows show: not better than mean"
+    assert verdict.learned is False
+    assert verdict.p_values == {"loss": 1}
+
+
+def test_a_constant_that_is_nearer_than_the_mean_has_learned_nothing() -> None:
+    verdict = judged(noise(0, 5000), torch.zeros(5000), mean=torch.full((5000,), 0.5))
+    assert verdict.differences["mean"]["loss"].comparison == "better"
+    assert verdict.learned is False, "its outputs do not depend on anything"
 
 
 def test_a_significant_but_tiny_advantage_is_nothing_learned() -> None:
     targets = noise(0, 5000)
     verdict = judged(targets, 0.001 * targets, mean=torch.zeros(5000))
-    assert verdict.p_value <= 0.05
-    assert not verdict.learned, "0.2 % less loss than the mean's"
+    assert verdict.p_values["loss"] <= 0.025
+    assert verdict.learned is False, "0.2 % less loss than the mean's"
 
 
 def test_worse_than_the_mean_has_learned_nothing_though_it_follows_the_targets() -> None:
     targets = noise(0)
     verdict = judged(targets, 5 * targets, mean=torch.zeros(ROWS))
-    assert verdict.p_value <= 0.05
-    assert not verdict.learned
+    assert verdict.p_values["loss"] <= 0.025
+    assert verdict.learned is False
+
+
+@pytest.mark.parametrize("level", [-4.0, 0.0, 100.0])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_neither_scale_nor_sign_of_the_loss_matters(level: float, scale: float) -> None:
+    """A negative log-likelihood moves with the unit of the targets, and may be below 0."""
+    targets = noise(0, 100)
+    outputs = targets + 0.3 * noise(1, 100)
+
+    def measured(each: Tensor, targets: Tensor = targets) -> Evaluation:
+        losses = scale * ((each - targets).square() + level)
+        return evaluation(losses, {"nll": losses}, targets, "test")
+
+    def verdict(each: Tensor) -> Verdict:
+        return judge(
+            measured(each),
+            lambda order: measured(each, targets[order]).values,
+            {"mean": measured(torch.zeros(100, dtype=torch.float64))},
+            "nll",
+            higher_is_better=False,
+        )
+
+    assert verdict(outputs).headline == "learned: this model is better than mean on these 100 test rows"
+    assert verdict(noise(5, 100)).learned is False
+
+
+def test_where_the_trivial_answer_is_perfect_nothing_can_be_learned() -> None:
+    targets = torch.ones(50, dtype=torch.float64)
+    assert judged(targets, targets, mean=targets).learned is False
+    assert judged(targets, targets + noise(0, 50), mean=targets).learned is False
+
+
+def test_a_classifier_that_is_right_but_too_sure_is_told_both() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(2, (1000,), generator=generator)
+    side = torch.where(torch.rand(1000, generator=generator) < 0.74, targets, 1 - targets)
+    logits = 6.0 * torch.nn.functional.one_hot(side, 2).double()
+    curves = {"val/loss": [(0, 0.7), (3, 0.5), (9, 1.2)]}
+    verdict = classified(targets, logits, curves=curves, kept_epoch=9, majority=shares(0.5, 0.5, rows=1000))
+    assert verdict.learned is True
+    assert verdict.headline == (
+        "learned: classifies better than majority, but its probabilities are worse than the classes' shares"
+    )
+    assert "calibrate" in verdict.advice
+    assert "lowest in epoch 3" in verdict.advice
+    kept_earlier = classified(targets, logits, curves=curves, kept_epoch=3, majority=shares(0.5, 0.5, rows=1000))
+    assert "stop earlier" not in kept_earlier.advice, "the weights are of that epoch already"
+
+
+def test_a_better_loss_with_a_worse_accuracy_is_told_both() -> None:
+    generator = torch.Generator().manual_seed(0)
+    chance = torch.rand(5000, generator=generator)
+    targets = (torch.rand(5000, generator=generator) < 0.2 + 0.25 * chance).long()  # never above one half
+    said = (0.2 + 0.25 * chance).double()
+    said = torch.where(said > 0.4, 0.51, said)  # a little too much, so that the majority loses
+    logits = torch.stack([1 - said, said], 1).log()
+    verdict = classified(targets, logits, majority=shares(0.675, 0.325, rows=5000))
+    assert verdict.differences["majority"]["loss"].comparison == "better"
+    assert verdict.headline == "learned: a better loss than majority, but a worse accuracy"
+
+
+# Training rows alone
+
+
+def test_noise_that_is_known_by_heart_is_fitted_and_not_learned() -> None:
+    targets = torch.randint(2, (400,), generator=torch.Generator().manual_seed(0))
+    logits = 9.0 * torch.nn.functional.one_hot(targets, 2).double()
+    half = shares(0.5, 0.5, rows=400)
+    verdict = classified(targets, logits, split="train", majority=half, line=half + 0.01)
+    assert verdict.headline.startswith("fitted: accuracy 1 on its 400 training rows")
+    assert verdict.learned is None
+    assert verdict.p_values == {}
+
+
+def test_training_rows_that_are_fitted_no_better_than_by_the_mean() -> None:
+    targets = noise(0)
+    verdict = judged(targets, 0.001 * targets, split="train", mean=torch.zeros(ROWS), line=0.5 * targets)
+    assert verdict.headline == "learned nothing: fits its training rows no better than mean"
+    assert verdict.learned is False
+
+
+@pytest.mark.parametrize(
+    ("curve", "begins"),
+    [
+        ([1.0] + [0.5] * 20, "stuck"),
+        (np.linspace(1, 0.5, 20), "unfinished"),
+        (np.linspace(-1, -2, 20), "unfinished"),
+        ([-1.0] + [-2.0] * 20, "stuck"),
+    ],
+)
+def test_worse_than_the_line_on_its_own_training_rows(curve: Any, begins: str) -> None:
+    targets = noise(0, 200)
+    verdict = judged(
+        targets, 0.3 * targets, split="train", curve=list(curve), mean=torch.zeros(200), line=0.9 * targets
+    )
+    assert verdict.headline == f"{begins}: worse than line on the very rows it was trained on"
+    assert verdict.advice
+
+
+# Beside the baselines
 
 
 @pytest.mark.parametrize(
     ("model_error", "line_error", "says"),
     [
-        (0.1, 0.6, "learned: better than line"),
-        (0.3, 0.3, "learned: no better and no worse than line"),
-        (0.6, 0.1, "learned: worse than line"),
+        (0.1, 0.6, "learned: this model is better than line on these 200 test rows"),
+        (0.3, 0.3, "learned: these 200 test rows cannot tell this model from line"),
+        (0.6, 0.1, "learned: this model is worse than line on these 200 test rows"),
     ],
 )
 def test_headline_compares_with_the_best_baseline(model_error: float, line_error: float, says: str) -> None:
@@ -85,13 +234,38 @@ def test_headline_compares_with_the_best_baseline(model_error: float, line_error
     poor = targets + 0.9 * noise(3, 200)
     verdict = judged(targets, outputs, mean=torch.zeros(200), poor=poor, line=line)
     assert verdict.headline == says
-    assert verdict.differences["poor"].comparison == "better"
+    assert verdict.differences["poor"]["loss"].comparison == "better"
     assert verdict.judged == "test"
 
 
-def test_without_other_baselines_it_is_better_than_the_trivial_one() -> None:
+def test_without_other_baselines_it_is_compared_with_the_trivial_one() -> None:
     targets = noise(0)
-    assert judged(targets, targets + 0.1, mean=torch.zeros(ROWS)).headline == "learned: better than mean"
+    headline = judged(targets, targets + 0.1, mean=torch.zeros(ROWS)).headline
+    assert headline == "learned: this model is better than mean on these 30 test rows"
+
+
+def test_rows_too_few_for_a_paired_test_may_be_enough_for_a_permutation_test() -> None:
+    targets = noise(0, 12)
+    headline = judged(targets, targets + 0.1, mean=torch.zeros(12)).headline
+    assert headline == (
+        "learned: its outputs follow the targets, but these 12 test rows are too few to compare this model with mean"
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "says"),
+    [
+        ("better", "better", "this model is better than line on rows"),
+        ("better", "not told apart", "this model is better than line in loss on rows"),
+        ("not tested", "worse", "this model is worse than line in accuracy on rows"),
+        ("better", "worse", "this model has a better loss and a worse accuracy than line on rows"),
+        ("not tested", "not told apart", "rows cannot tell this model from line"),
+        ("not tested", "not tested", "rows are too few to compare this model with line"),
+    ],
+)
+def test_the_sentence_claims_what_was_tested(loss: Comparison, accuracy: Comparison, says: str) -> None:
+    differences = {"loss": Difference(0, 0, 0, loss), "accuracy": Difference(0, 0, 0, accuracy)}
+    assert against("line", differences, "rows") == says
 
 
 def test_comparison_is_paired() -> None:
@@ -100,29 +274,78 @@ def test_comparison_is_paired() -> None:
     difference = compare(slightly_worse, difficulty)
     assert difference.comparison == "worse", "every row is worse by about a hundredth"
     assert difference.mean == pytest.approx(0.01, abs=0.001)
-    assert difference.standard_error == pytest.approx(0.001 / 50**0.5, rel=0.4)
+    expected = stats.ttest_rel(slightly_worse, difficulty).confidence_interval(0.95)
+    assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high))
     assert compare(difficulty, slightly_worse).comparison == "better"
-    assert compare(slightly_worse, difficulty[torch.randperm(50)]).comparison == "as good"
+    assert compare(slightly_worse, difficulty[torch.randperm(50)]).comparison == "not told apart"
 
 
-def test_comparison_needs_two_rows() -> None:
-    assert compare(torch.tensor([1.0]), torch.tensor([2.0])).comparison == "as good"
+def test_shares_are_compared_by_mcnemar() -> None:
+    mine, other = torch.zeros(100), torch.zeros(100)
+    mine[:60], other[8:60] = 1, 1  # 8 rows to 0
+    difference = compare(mine, other, higher_is_better=True)
+    assert difference.comparison == "better"
+    assert difference.mean == pytest.approx(0.08)
+    assert (difference.low, difference.high) == pytest.approx((0.0197, 0.1372), abs=1e-3), "Bonett and Price"
+    mine[:3] = 0  # 5 to 0: two-sided 6 %
+    assert compare(mine, other, higher_is_better=True).comparison == "not told apart"
 
 
-def test_equal_losses_are_as_good() -> None:
-    assert compare(torch.ones(9), torch.ones(9)).comparison == "as good"
+def test_no_difference_in_a_few_rows_is_not_certain() -> None:
+    difference = compare(torch.ones(12), torch.ones(12))
+    assert difference.comparison == "not told apart"
+    assert difference.low < -0.05
+    assert difference.high > 0.05
 
 
-def test_verdict_repeats_itself() -> None:
+def test_too_few_rows_are_told_by_their_rule() -> None:
+    assert compare(torch.tensor([1.0]), torch.tensor([2.5])).comparison == "not tested"
+    few = compare(noise(0, 19) - 10, noise(1, 19))
+    assert (few.comparison, "20 rows" in few.rule) == ("not tested", True)
+    assert compare(noise(0, 20) - 10, noise(1, 20)).comparison == "better"
+
+
+def test_skewed_differences_need_more_rows_only_where_they_could_mislead() -> None:
+    rare = torch.full((60,), -0.5, dtype=torch.float64)
+    rare[:2] = 5.0  # the rows that a smaller sample would not have had
+    misled = compare(rare, torch.zeros(60))
+    assert misled.comparison == "not tested"
+    assert "Cochran" in misled.rule
+    assert compare(-rare, torch.zeros(60)).comparison == "not tested"
+    helped = torch.full((60,), -0.5, dtype=torch.float64)
+    helped[:2] = -5.0
+    assert compare(helped, torch.zeros(60)).comparison == "better", "skewed in its favour, which hides and never makes"
+
+
+def test_a_rare_class_without_rows_enough_is_no_ground_for_a_claim_by_loss() -> None:
+    """The majority's certain friend: on 20 or 50 rows it looks better in 36 and 8 % of samples, and is worse."""
+    claims = dict.fromkeys((20, 50, 200), 0)
+    for rows in claims:
+        trivial, sure = shares(0.95, 0.05, rows=rows), shares(0.99, 0.01, rows=rows)
+        for seed in range(100):
+            targets = (torch.rand(rows, generator=torch.Generator().manual_seed(seed)) < 0.05).long()
+            verdict = classified(targets, sure, majority=trivial, line=trivial)
+            claims[rows] += any(each.comparison == "better" for each in verdict.differences["line"].values())
+    assert claims[20] == claims[50] == 0
+    assert claims[200] <= 5
+
+
+def test_equal_losses_cannot_be_told_apart() -> None:
+    assert compare(torch.full((20,), 0.3), torch.full((20,), 0.3)).comparison == "not told apart"
+
+
+def test_verdict_repeats_itself_and_can_be_written_as_json() -> None:
     targets = noise(0)
     outputs = targets + noise(1)
-    assert judged(targets, outputs, mean=torch.zeros(ROWS)) == judged(targets, outputs, mean=torch.zeros(ROWS))
+    verdict = judged(targets, outputs, mean=torch.zeros(ROWS))
+    assert verdict == judged(targets, outputs, mean=torch.zeros(ROWS))
+    json.dumps(asdict(verdict), allow_nan=False)
 
 
 def test_diverged_says_what_to_change() -> None:
     scaled = diverged(3, float("inf"), 0.5, standardized=True)
     assert scaled.headline == "diverged"
-    assert not scaled.learned
+    assert scaled.learned is False
     assert "epoch 3" in scaled.advice
     assert "lower --model.lr (0.5)" in scaled.advice
     assert "standardize" not in scaled.advice, "they are standardised already"

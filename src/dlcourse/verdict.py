@@ -140,6 +140,8 @@ def judge(
         headline = f"learned: a better loss than {trivial}, but a worse {primary_metric}"
     else:
         headline = f"learned: {against(best, differences[best], rows)}"
+        if best == trivial and "better" not in headline:  # known by the permutation test, which takes fewer rows
+            headline = headline.replace("learned:", "learned: its outputs follow the targets, but")
     return Verdict(headline, any(learned.values()), measured.split, p_values, differences, advice)
 
 
@@ -183,7 +185,7 @@ def against(name: str, differences: Mapping[str, Difference], rows: str, what: s
     return (
         f"{rows} cannot tell {what} from {name}"
         if by["not told apart"]
-        else f"{rows} are too few to tell {what} from {name}"
+        else f"{rows} are too few to compare {what} with {name}"
     )
 
 
