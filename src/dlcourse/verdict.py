@@ -27,7 +27,7 @@ LEAST_RARE_ROWS = 10
 COCHRAN = 25.0
 """Rows that a mean needs for each unit of squared skewness (Cochran 1977, Sampling Techniques, section 2.15)."""
 STILL_FALLING = 0.01
-"""Share of its whole fall that the training loss must fall by in the last tenth of the epochs, not to have stopped."""
+"""Share of what it is behind by that the training loss must gain in the last tenth of the epochs, not to be stuck."""
 
 Comparison = Literal["better", "worse", "not told apart", "not tested"]
 ROWS_OF = {"test": "test rows", "val": "validation rows"}
@@ -302,7 +302,8 @@ def _fitted(
     # A network holds the linear model within it: on its own training rows nothing excuses being worse.
     behind = float((measured.losses - baselines[best].losses).mean())
     if behind > LEAST_EFFECT * float(baselines[trivial].losses.std(correction=0)):
-        if _has_stopped_falling([value for _, value in curves.get("train/loss", ())]):
+        curve = [value for _, value in curves.get("train/loss", ())]
+        if len(curve) > 1 and curve[-1 - max(len(curve) // 10, 1)] - curve[-1] < STILL_FALLING * behind:
             advice = "the loss no longer falls; another seed, activation or learning rate may get it off"
             return f"stuck: worse than {best} on the very rows it was trained on", advice
         advice = "the loss still falls: raise --trainer.max_epochs or --model.lr"
@@ -310,13 +311,6 @@ def _fitted(
     mine, theirs = (f"{each.metrics[primary_metric]:.4g}" for each in (measured, baselines[best]))
     rows = f"its {len(measured.targets)} training rows"
     return f"fitted: {primary_metric} {mine} on {rows}, {theirs} of {best}", ""
-
-
-def _has_stopped_falling(curve: Sequence[float]) -> bool:
-    """Whether the last tenth of the epochs did little for the training loss."""
-    if len(curve) < 2:
-        return False
-    return curve[-1 - max(len(curve) // 10, 1)] - curve[-1] < STILL_FALLING * (max(curve) - min(curve))
 
 
 def _calibrate(val_losses: Sequence[tuple[int, float]], kept_epoch: int | None) -> str:
