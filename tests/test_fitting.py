@@ -151,8 +151,9 @@ def test_a_run_that_stopped_early_goes_on_with_more_patience_and_by_nothing_else
     assert len(again.history["val/loss"]) == 9, "patience has been counted all the while"
 
 
-def test_a_run_that_stopped_at_a_threshold_goes_on_with_another() -> None:
-    first = trained(trainer={"stopping_threshold": 1e6})
+@pytest.mark.parametrize("data", [{}, {"val_fraction": 0.0, "test_fraction": 0.0}], ids=["of val", "of train"])
+def test_a_run_that_stopped_at_a_threshold_goes_on_with_another(data: dict[str, Any]) -> None:
+    first = trained(data, trainer={"stopping_threshold": 1e6})
     assert len(first.history["train/loss"]) == 1
     refused(lambda: resumed(first, trainer={"max_epochs": 40}), "--trainer.stopping_threshold")
     assert len(resumed(first, trainer={"stopping_threshold": None}).history["train/loss"]) == 3
@@ -192,6 +193,12 @@ def test_what_weights_came_from_counts_as_well() -> None:
     second = on_file(others, init_from=first.run_id)
     third = resumed(second, trainer={"max_epochs": 5})
     refused(lambda: on_file(mine, data={"split_seed": 1}, init_from=third.run_id), "test rows", first.run_id)
+
+
+def test_weights_whose_origin_is_gone_might_have_learned_any_rows() -> None:
+    first = trained()
+    dlcourse.open_store().client.set_tag(first.run_id, "dlcourse.init_from", "0" * 32)
+    refused(lambda: trained(init_from=first.run_id), "0" * 32, "gone")
 
 
 def test_rows_that_cannot_be_had_any_more_might_be_any() -> None:

@@ -220,12 +220,13 @@ def run_experiment(
     resumed = None
     if old:
         tags["dlcourse.resumed_from"] = old.info.run_id
+        tags |= {tag: old.data.tags[tag] for tag in ("dlcourse.init_from", "dlcourse.refit") if tag in old.data.tags}
         if old.data.tags.get("dlcourse.split") != data.fingerprint:
             raise CourseError(
                 f"{old.info.run_name} cannot be resumed: its rows, or their split, are others by now "
                 f"({data.rows.source}); put them back as they were, or train anew"
             )
-        refit = refit or old.data.tags.get("dlcourse.refit") == "true"
+        refit = refit or "dlcourse.refit" in tags
         resumed = to_carry_on(old, store.files_of(old), model, settings, experiment, processes)
     if init_from:
         first = store.find_run(init_from, topic.name)

@@ -14,6 +14,7 @@ import mlflow.entities as mlflow
 import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from mlflow.exceptions import MlflowException
 
 from dlcourse.data import CourseData
 from dlcourse.errors import CourseError, SettingsError, explained, one_line
@@ -284,11 +285,17 @@ def check_unseen(store: Store, topic: Topic, first: mlflow.Run, data: CourseData
 
 
 def _behind(store: Store, run: mlflow.Run) -> Iterator[mlflow.Run]:
-    """A run, and all that its weights came from."""
+    """A run, and all that its weights came from; a resumed run names what the first one started from."""
     yield run
-    for tag in ("dlcourse.init_from", "dlcourse.resumed_from"):
-        if tag in run.data.tags:
-            yield from _behind(store, store.client.get_run(run.data.tags[tag]))
+    while origin := run.data.tags.get("dlcourse.init_from"):
+        try:
+            run = store.client.get_run(origin)
+        except MlflowException as error:
+            raise CourseError(
+                f"the weights of {run.info.run_name} came from run {origin}, which is gone from the store, so that "
+                "nobody knows which rows they have learned: start from another run's weights"
+            ) from error
+        yield run
 
 
 def _data_of(store: Store, topic: Topic, run: mlflow.Run) -> CourseData:

@@ -208,6 +208,7 @@ def _quiet() -> None:
         "Total length of `list` across ranks is zero",  # fit-only data has no validation rows
         "GPU available but not used",  # whoever sets the accelerator to cpu knows
         "Checkpoint directory .* exists and is not empty",  # a resumed run starts with copies of its checkpoints
+        "Be aware that when using `ckpt_path`",  # a resumed run may be told to stop by less
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning's own call
     ):
         warnings.filterwarnings("ignore", f".*{reason}")
