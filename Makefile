@@ -1,6 +1,7 @@
 # Every target sets up what it needs by itself. Nothing here must be typed first.
 PYTHON ?= python3
 VENV := .venv
+LOWEST := .venv-lowest
 RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 EXPERIMENT ?= default
@@ -9,7 +10,7 @@ ARGS ?=
 ACTIVATIONS := sigmoid tanh relu leaky_relu elu gelu silu softplus
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test bench doctor ui clean
+.PHONY: help setup lock test test-lowest bench doctor ui clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z%<>-]+:.*##' Makefile | sed -E 's/^([a-z%-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -58,8 +59,17 @@ test: $(READY)  ## Lint, types and tests
 	@$(RUN) ruff check && $(RUN) ruff format --check && $(RUN) mypy
 	@$(RUN) pytest $(ARGS)
 
+test-lowest: $(READY)  ## The tests with the lowest versions that pyproject.toml admits, in .venv-lowest
+	@PATH="$(CURDIR)/.tools/bin:$$PATH" && \
+		{ test -x $(LOWEST)/bin/python || uv venv --quiet --no-python-downloads --python $(VENV)/bin/python $(LOWEST); } && \
+		uv pip compile --quiet --resolution lowest-direct --python $(VENV)/bin/python --no-annotate \
+			--extra tensorboard --group dev pyproject.toml --output-file $(LOWEST)/lowest.txt && \
+		VIRTUAL_ENV="$(CURDIR)/$(LOWEST)" uv pip sync --quiet $(LOWEST)/lowest.txt && \
+		VIRTUAL_ENV="$(CURDIR)/$(LOWEST)" uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(LOWEST)/bin/python -m pytest $(ARGS)
+
 bench: $(READY)  ## Measure start-up, training and tracking beside a plain loop
 	@$(RUN) benchmarks.run $(ARGS)
 
 clean:  ## Remove .venv (runs and data stay)
-	rm -rf $(VENV) .tools
+	rm -rf $(VENV) $(LOWEST) .tools

@@ -1,12 +1,17 @@
 """Experiments side by side."""
 
+import dataclasses
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
+import dlcourse
 from dlcourse.cli import main
+from dlcourse.comparing import Comparison
 from tests.conftest import EXPERIMENTS
 
 FILES = [EXPERIMENTS / "height-weight" / f"{name}.yaml" for name in ("default", "notes")]
@@ -17,7 +22,7 @@ def test_compares_experiments_over_seeds(project: Path, capsys: pytest.CaptureFi
     assert main([str(word) for word in words]) == 0
     end = capsys.readouterr()
     table = [line for line in end.err.splitlines() if line.startswith(("experiment", "default", "notes"))]
-    assert table[0].split("  ")[0] == "experiment"
+    assert re.split("  +", table[0])[:4] == ["experiment", "validation mse", "spread of 2 seeds", "test mse"]
     assert [line.split()[0] for line in table[1:]] == ["default", "notes"]
     told = json.loads(end.out)
     assert {name: len(results) for name, results in told["results"].items()} == {"default": 2, "notes": 2}
@@ -26,6 +31,86 @@ def test_compares_experiments_over_seeds(project: Path, capsys: pytest.CaptureFi
     assert run.info.status == "FINISHED"
     assert run.data.tags["dlcourse.kind"] == "comparison"
     assert (Path(run.data.tags["dlcourse.folder"]) / "figures" / "comparison.png").is_file()
+
+
+def compared(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
+    assert main(["compare", "height-weight", *map(str, words), "--trainer.max_epochs", "1", "--json"]) == 0
+    content: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return content
+
+
+def written(name: str, text: str) -> str:
+    Path(name).write_text(text)
+    return name
+
+
+def test_seeds_begin_with_that_of_the_flag_else_of_the_file(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = written("with.yaml", "seed: 3\nmodel:\n  lr: 0.1\n"), written("without.yaml", "model:\n  lr: 0.05\n")
+    client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+
+    def seeds(*flags: object) -> dict[str, list[str]]:
+        results = compared(capsys, *files, *flags)["results"]
+        return {
+            name: [client.get_run(each["run_id"]).data.params["seed"] for each in runs]
+            for name, runs in results.items()
+        }
+
+    assert seeds("--seeds", 2) == {"with": ["3", "4"], "without": ["0", "1"]}
+    assert seeds("--seeds", 2, "--seed", 5) == {"with": ["5", "6"], "without": ["5", "6"]}
+    assert seeds() == {"with": ["3"], "without": ["0"]}
+    before = len(client.search_runs(["1"]))
+    line = refused(capsys, *files, "--seeds", 2, "--seed", 2**32 - 1)
+    assert line == f"--seed must be a whole number from 0 to {2**32 - 1}, not {2**32}"
+    assert len(client.search_runs(["1"])) == before
+
+
+def first_column(comparison: Comparison) -> list[str]:
+    return [line.split("  ")[0] for line in str(comparison).splitlines()]
+
+
+def test_validation_rows_choose_and_test_rows_are_told(project: Path) -> None:
+    one, other = (dlcourse.train("height-weight", trainer={"max_epochs": epochs}) for epochs in (1, 2))
+    one.metrics |= {"best/val_mse": 10.0, "test/mse": 1.0}
+    other.metrics |= {"best/val_mse": 5.0, "test/mse": 2.0}
+    comparison = Comparison("height-weight", "", {"one": [one], "other": [other]})
+    lines = [re.split("  +", line) for line in str(comparison).splitlines()]
+    assert lines[0][:4] == ["experiment", "validation mse", "spread of 1 seeds", "test mse"]
+    assert [line[:4] for line in lines[1:3]] == [["other", "5", "5 to 5", "2"], ["one", "10", "10 to 10", "1"]]
+    assert lines[3] == ["ranked by validation mse, the mean over the seeds"]
+    accurate = [
+        dataclasses.replace(each, headline_metric="accuracy", metrics=dict(each.metrics)) for each in (one, other)
+    ]
+    for each, value in zip(accurate, (0.9, 0.8), strict=True):
+        each.metrics["best/val_accuracy"], each.history["val/accuracy"] = value, [(0, value)]
+    assert first_column(Comparison("", "", {"less": [accurate[1]], "more": [accurate[0]]}))[1:3] == ["more", "less"]
+
+
+def test_after_a_refit_what_the_validation_rows_said_before(project: Path) -> None:
+    refitted = dlcourse.train("height-weight", trainer={"max_epochs": 3}, refit=True)
+    said = refitted.history["val/mse"][int(refitted.metrics["best/epoch"])][1]
+    assert f"{said:.4g}" in str(Comparison("height-weight", "", {"refitted": [refitted], "too": [refitted]}))
+
+
+def test_a_first_experiment_that_diverged_decides_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = written("far.yaml", "model:\n  lr: 1000.0\n"), written("near.yaml", "model:\n  lr: 0.1\n")
+    assert main(["compare", "height-weight", *files, "--trainer.max_epochs", "8"]) == 0
+    lines = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][1:4] == ["validation mse", "spread of 1 seeds", "test mse"]
+    assert [line[0] for line in lines[1:3]] == ["near", "far"]
+    assert lines[2][1:3] == ["none", "none"]
+    assert lines[2][-1] == "diverged"
+
+
+def test_without_validation_rows_training_rows_rank_and_it_is_said(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = written("a.yaml", "model:\n  lr: 0.001\n"), written("b.yaml", "model:\n  lr: 0.1\n")
+    flags = ["--data.val_fraction", "0", "--trainer.max_epochs", "3"]
+    assert main(["compare", "height-weight", *files, *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("experiment  training mse")
+    assert [line.split()[0] for line in lines[1:3]] == ["b", "a"]
+    assert lines[3] == "ranked by training mse, the mean over the seeds"
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:

@@ -62,6 +62,14 @@ def test_testing_a_run_or_its_checkpoint_gives_the_figures_of_the_run(project: P
     assert dlcourse.test("height-weight", checkpoint=result.checkpoint) == expected
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_a_model_is_measured_in_the_precision_that_it_was_trained_in(project: Path, precision: str) -> None:
+    result = quick(trainer={"precision": precision, "accelerator": "cpu"}, model={"lr": 0.0001})
+    expected = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+    Path(str(result.checkpoint)).rename("elsewhere.ckpt")
+    assert dlcourse.test("height-weight", checkpoint="elsewhere.ckpt") == expected, "of itself it says how"
+
+
 def test_a_monitor_that_the_model_does_not_log_is_named_before_training(project: Path) -> None:
     import dataclasses
 

@@ -12,7 +12,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlcourse.cli import main
 from dlcourse.data import CourseData
+from dlcourse.errors import SettingsError
 from dlcourse.exporting import Answers
 from dlcourse.image_classifier import STEPS_OF_LOOKAHEAD, STEPS_WORTH_COMPILING, ImageClassifier
 from dlcourse.trainer import make_trainer
@@ -96,7 +98,44 @@ def test_a_model_without_biases_has_one_group() -> None:
     assert (group["lr"], len(group["params"])) == (0.3, 1)
 
 
+ADAM_ON_CIFAR10 = ["--model.optimizer", "adam", "--model.lr", "0.001"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (ADAM_ON_CIFAR10, "add --model.decoupled false --model.bias_lr_factor 1"),
+        ([*ADAM_ON_CIFAR10, "--model.decoupled", "false"], "add --model.bias_lr_factor 1"),
+        (["--model.momentum", "0"], "--model.optimizer nesterov needs --model.momentum above 0"),
+        (["--model.momentum", "1"], "--model.momentum must be a number of at least 0 and below 1"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["train", "overfit", "doctor"])
+def test_learning_rates_that_make_no_sense_are_refused_before_any_data_is_loaded(
+    project: Path, capsys: pytest.CaptureFixture[str], verb: str, flags: list[str], named: str
+) -> None:
+    assert main([verb, "cifar10", *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert named in line
+    assert not (project / "data").exists(), "no image was looked for"
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_adam_takes_the_learning_rate_as_it_is(optimizer: str) -> None:
+    _, trainer = fitted(pictures(), epochs=1, optimizer=optimizer, lr=0.001)
+    assert {group["lr"] for group in trainer.optimizers[0].param_groups} == {0.001}
+    for setting, value in {"decoupled": True, "bias_lr_factor": 64.0}.items():
+        with pytest.raises(SettingsError, match=f"--model.optimizer {optimizer} .*--model.{setting} "):
+            Small([3, 8, 8], 4, optimizer=optimizer, **{setting: value})
+
+
 # Lookahead
+
+
+def test_lookahead_lays_the_steps_of_a_training_out() -> None:
+    assert Small([3, 8, 8], 4).laid_out is None
+    assert Small([3, 8, 8], 4, lookahead=True).laid_out == "--model.lookahead true"
+    assert Small([3, 8, 8], 4, schedule="cosine").laid_out == "--model.schedule cosine"
 
 
 class Lookahead(Callback):

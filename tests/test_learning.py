@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from sklearn import metrics as sk
 
 from dlcourse.data import CourseData, Rows, Split
+from dlcourse.errors import SettingsError
 from dlcourse.learning import CourseModel
 from dlcourse.trainer import make_trainer
 from tests.samples import Kinds, Line, Stuck, YesOrNo, data_of, iris, numbers, two_classes
@@ -170,6 +171,11 @@ def test_every_optimizer_learns(name: str) -> None:
     _, trainer = fitted(Line, data, epochs=40, optimizer=name, lr=0.02 if name == "sgd" else 1.0)
     targets = data.rows.targets[data.splits["val"]]
     assert float(trainer.callback_metrics["val/loss"]) < 0.3 * float(targets.var())
+
+
+def test_nesterov_without_momentum_is_refused_when_the_model_is_made() -> None:
+    with pytest.raises(SettingsError, match=r"--model\.optimizer nesterov needs --model\.momentum above 0"):
+        Line([3], 1, optimizer="nesterov")
 
 
 class Rates(Callback):

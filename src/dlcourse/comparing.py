@@ -1,6 +1,7 @@
-"""Experiments side by side: each trained with the same seeds, in one table and one picture."""
+"""Experiments side by side: each trained with as many seeds, in one table and one picture."""
 
 import logging
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from dlcourse.data import Split
 from dlcourse.errors import SettingsError
 from dlcourse.experiment import train, train_from_flags
 from dlcourse.figures import NAMES
 from dlcourse.ranges import PositiveInt
 from dlcourse.reporting import Result
-from dlcourse.settings import OneLineParser, settings_parser
+from dlcourse.settings import OneLineParser, request_from_flags, settings_parser
 from dlcourse.topics import Topic
 from dlcourse.tracking import open_store
 
@@ -31,13 +33,15 @@ class Comparison:
     results: dict[str, list[Result]]
 
     def __str__(self) -> str:
-        metric, split = _judged(self.results)
+        metric, split = _chosen_by(self.results)
         seeds = len(next(iter(self.results.values())))
-        head = ["experiment", f"{NAMES[split]} {metric}", f"spread of {seeds} seeds", "training loss", "verdict"]
-        lines = [head, *([name, *_cells(results)] for name, results in self.results.items())]
+        choice = f"{NAMES[split]} {metric}"
+        head = ["experiment", choice, f"spread of {seeds} seeds", f"test {metric}", "training loss", "verdict"]
+        ranked = sorted(self.results.items(), key=lambda pair: _rank(pair[1], metric, split))
+        lines = [head, *([name, *_cells(results, metric, split)] for name, results in ranked)]
         widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join(line.rstrip() for line in table)
+        return "\n".join([*(line.rstrip() for line in table), f"ranked by {choice}, the mean over the seeds"])
 
     def as_dict(self) -> dict[str, Any]:
         """All that JSON can hold."""
@@ -54,7 +58,7 @@ def compare(topic: Topic, files: Sequence[str], flags: Sequence[str] = (), seeds
         topic: The topic.
         files: YAML files, at least two.
         flags: Settings that go over every file's.
-        seeds: How many seeds to train each with: 0, 1 and so on.
+        seeds: How many seeds to train each with: from its own on, which is that of its flag, else its file's, else 0.
 
     Raises:
         SettingsError: There are not two files, or a setting cannot be taken.
@@ -65,16 +69,17 @@ def compare(topic: Topic, files: Sequence[str], flags: Sequence[str] = (), seeds
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SettingsError(f"two files are called {twice[0]}: give each experiment a name of its own")
     parser = settings_parser(topic, train, f"dlcourse compare {topic.name}")
-    for file in files:
-        parser.parse_flags(["--config", file, *flags])  # whatever is wrong is said before anything is trained
+    first = {}
+    for file in files:  # whatever is wrong is said before anything is trained
+        first[file] = request_from_flags(topic, parser, ["--config", file, *flags]).settings.seed
+        parser.parse_flags(["--config", file, *flags, "--seed", str(first[file] + seeds - 1)])
     tags = {"dlcourse.kind": "comparison"}
     with open_store().start_run(topic.name, f"compare: {', '.join(names)}"[:120], tags, watched=False) as run:
         results: dict[str, list[Result]] = {}
         for name, file in zip(names, files, strict=True):
-            log.info("-- %s", name)
-            trained = [
-                train_from_flags(topic, ["--config", file, "--seed", str(seed), *flags]) for seed in range(seeds)
-            ]
+            numbers = range(first[file], first[file] + seeds)
+            log.info("-- %s, seed%s %s", name, "s" * (seeds > 1), ", ".join(map(str, numbers)))
+            trained = [train_from_flags(topic, ["--config", file, *flags, "--seed", str(seed)]) for seed in numbers]
             results[name] = [each for each in trained if isinstance(each, Result)]
         comparison = Comparison(topic.name, run.run_id, results)
         curves_side_by_side(results).savefig(run.path("figures/comparison.png"), dpi=120)
@@ -103,22 +108,47 @@ def compare_from_flags(topic: Topic, words: Sequence[str]) -> Comparison:
     return compare(topic, files, others, parser.parse_flags(own).seeds)
 
 
-def _judged(results: dict[str, list[Result]]) -> tuple[str, str]:
-    """By which metric and on which split the experiments are compared: that of the first."""
-    first = next(iter(results.values()))[0]
-    return first.headline_metric, first.verdict.judged
+def _chosen_by(results: dict[str, list[Result]]) -> tuple[str, Split]:
+    """The metric that experiments are ranked by, and the split.
+
+    Validation rows, so that test rows do not choose; training rows where no experiment has any.
+    """
+    trained = [each for experiment in results.values() for each in experiment]
+    metric = next((each for each in trained if each.headline != "diverged"), trained[0]).headline_metric
+    return metric, "val" if any(f"val/{metric}" in each.history for each in trained) else "train"
 
 
-def _cells(results: list[Result]) -> list[str]:
-    values = [each.metrics[each.judged_metric] for each in results if each.judged_metric in each.metrics]
+def _figures(results: list[Result], metric: str, split: Split) -> list[float]:
+    """What each training that did not diverge came to, with the weights that are kept."""
+    figures = []
+    for each in results:
+        # After a refit the validation rows are training rows: what counts is what they chose by.
+        chosen = dict(each.history.get(f"{split}/{metric}", [])).get(int(each.metrics["best/epoch"]))
+        figure = each.metrics.get(f"best/{split}_{metric}", chosen)
+        if figure is not None and each.headline != "diverged":
+            figures.append(figure)
+    return figures
+
+
+def _rank(results: list[Result], metric: str, split: Split) -> float:
+    """The better, the smaller; an experiment with a training that cannot be ranked comes last."""
+    figures = _figures(results, metric, split)
+    if len(figures) < len(results):
+        return math.inf
+    model = results[0].model
+    return statistics.mean(figures) * (1 if model is None or metric in model.errors else -1)
+
+
+def _cells(results: list[Result], metric: str, split: Split) -> list[str]:
+    values = _figures(results, metric, split)
+    tested = [each.metrics[f"test/{metric}"] for each in results if f"test/{metric}" in each.metrics]
     losses = [each.history["train/loss"][-1][1] for each in results if each.history.get("train/loss")]
     spread = f"{min(values):.4g} to {max(values):.4g}" if values else ""
-    mean = f"{statistics.mean(values):.4g}" if values else "none"
-    loss = f"{statistics.mean(losses):.4g}" if losses else "none"
+    means = [f"{statistics.mean(each):.4g}" if each else "none" for each in (values, tested, losses)]
     headlines = [each.headline for each in results]
     counts = [(headlines.count(headline), headline) for headline in dict.fromkeys(headlines)]
     said = "; ".join(headline if count == len(headlines) else f"{count} x {headline}" for count, headline in counts)
-    return [mean, spread, loss, said]
+    return [means[0], spread, *means[1:], said]
 
 
 def curves_side_by_side(results: dict[str, list[Result]]) -> Figure:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlcourse import topics
 from dlcourse.data import SPLITS, CourseData
 from dlcourse.errors import CourseError, explained, one_line
 from dlcourse.evaluating import evaluate
@@ -20,7 +19,7 @@ from dlcourse.fitting import new_model
 from dlcourse.learning import CourseModel
 from dlcourse.machine import Finding
 from dlcourse.ranges import Seed
-from dlcourse.settings import Settings, resolve, settings_parser
+from dlcourse.settings import Request, Settings, perform, request_from_flags, settings_parser, verb
 from dlcourse.topics import Topic
 from dlcourse.tracking import interruptible
 from dlcourse.trainer import make_trainer
@@ -34,8 +33,9 @@ SMALLEST_GRADIENT = 1e-3
 RELU_LIKE = (nn.ReLU, nn.ReLU6, nn.Threshold)
 
 
-def check_topic(
-    topic: str | Topic,
+@verb("doctor")
+def check_topic(  # noqa: D417  # called with a topic, of which `verb` makes a request
+    asked: Request,
     *,
     config: str | Path | None = None,
     data: Mapping[str, Any] | None = None,
@@ -56,17 +56,13 @@ def check_topic(
     Raises:
         CourseError: A setting is wrong, or something outside the code is in the way: a file, the hardware.
     """
-    found = topic if isinstance(topic, Topic) else topics.find(topic)
-    parser = settings_parser(found, check_topic, f"dlcourse doctor {found.name}")
-    given = {"data": data, "model": model, "trainer": trainer, "seed": seed}
-    parsed = parser.parse_values({key: value for key, value in given.items() if value}, str(config) if config else None)
-    return _check(found, resolve(parsed)[0])
+    return _check(asked.topic, asked.settings)
 
 
 def check_topic_from_flags(topic: Topic, flags: list[str]) -> list[Finding]:
     """The same, from a command line."""
     parser = settings_parser(topic, check_topic, f"dlcourse doctor {topic.name}")
-    return _check(topic, resolve(parser.parse_flags(flags))[0])
+    return perform(check_topic, request_from_flags(topic, parser, flags))
 
 
 def _check(topic: Topic, settings: Settings) -> list[Finding]:

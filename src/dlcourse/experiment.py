@@ -1,6 +1,7 @@
 """One experiment, from settings to verdict."""
 
 import dataclasses
+import inspect
 import logging
 from collections.abc import Mapping
 from functools import partial
@@ -17,13 +18,13 @@ from dlcourse.data import SPLITS, CourseData
 from dlcourse.distributed import Plan, carry_out, check_shares, count_processes, helpers
 from dlcourse.errors import CourseError, SettingsError, suggestion
 from dlcourse.evaluating import Evaluation, evaluate, evaluate_outputs
-from dlcourse.exporting import load_checkpoint
-from dlcourse.fitting import carry_on, new_model, start_from
+from dlcourse.exporting import load_checkpoint, read_checkpoint
+from dlcourse.fitting import carry_on, check_changes, check_unseen, new_model, start_from, to_carry_on
 from dlcourse.learning import CourseModel
 from dlcourse.memorising import Memory, memorise
 from dlcourse.ranges import PositiveInt, Seed
 from dlcourse.reporting import Result, finish, log_start, named
-from dlcourse.settings import OneLineParser, Settings, resolve, settings_parser
+from dlcourse.settings import Request, Settings, perform, request_from_flags, settings_parser, verb
 from dlcourse.topics import Topic
 from dlcourse.tracking import Store, open_store
 from dlcourse.trainer import make_trainer
@@ -32,8 +33,9 @@ from dlcourse.verdict import diverged
 log = logging.getLogger(__name__)
 
 
-def train(
-    topic: str | Topic,
+@verb("train")
+def train(  # noqa: D417  # called with a topic, of which `verb` makes a request
+    asked: Request,
     *,
     config: str | Path | None = None,
     data: Mapping[str, Any] | None = None,
@@ -64,46 +66,45 @@ def train(
         SettingsError: A setting is unknown, of the wrong type or out of range.
         CourseError: Something outside the code is in the way: a file, the store, the hardware.
     """
-    found = topic if isinstance(topic, Topic) else topics.find(topic)
-    parser = settings_parser(found, train, f"dlcourse train {found.name}")
-    groups = {"data": data, "model": model, "trainer": trainer}
-    own: dict[str, Any] = {"seed": seed, "name": name, "refit": refit, "resume": resume, "init_from": init_from}
-    given = {key: value for key, value in (groups | own).items() if value}
-    file = str(config) if config else None
-    settings, own = resolve(parser.parse_values(given, file))
-    if own["resume"]:
-        if file:
-            raise SettingsError("resume takes its settings from the run it carries on with: leave config out")
-        file = str(_files_of(found, own["resume"]) / "settings.yaml")
-        settings, own = resolve(parser.parse_values(given, file))
-    experiment, _ = resolve(parser.parse_values({}, file))
-    return run_experiment(found, settings, experiment, _stem(file), **own)
+    asked = _settled(asked)
+    return run_experiment(
+        asked.topic, asked.settings, asked.experiment, asked.name,
+        name=name, refit=refit, resume=resume, init_from=init_from,
+    )  # fmt: skip
+
+
+def _settled(asked: Request) -> Request:
+    """With the settings of the run that is carried on with, where there is one."""
+    resume = asked.own["resume"]
+    if not resume:
+        return asked
+    if asked.file:
+        raise SettingsError("--resume takes its settings from the run it carries on with: leave --config out")
+    return asked.over(str(_files_of(asked.topic, resume) / "settings.yaml"))
 
 
 def train_from_flags(topic: Topic, flags: list[str]) -> Result | CrossValidation:
-    """The same, from a command line."""
-    parser = _train_parser(topic)
-    _, own = resolve(parser.parse_flags([flag for flag in flags if flag != "--print_config"]))
-    if own["folds"] and (own["refit"] or own["resume"] or own["init_from"]):
-        raise SettingsError("--folds goes with none of --refit, --resume, --init_from: each fold starts from nothing")
-    if own["resume"]:
-        if any(flag.split("=")[0] == "--config" for flag in flags):
-            raise SettingsError("--resume takes its settings from the run it carries on with: leave --config out")
-        flags = ["--config", str(_files_of(topic, own["resume"]) / "settings.yaml"), *flags]
-    parsed = parser.parse_flags(flags)
-    settings, own = resolve(parsed)
-    file = str(parsed.config[-1]) if parsed.config else None
-    experiment, _ = resolve(parser.parse_values({}, file))
-    folds, repeats = own.pop("folds"), own.pop("repeats")
+    """The same, from a command line, on which ``--folds`` makes a cross-validation of it."""
+    parser = settings_parser(topic, train, f"dlcourse train {topic.name}")
+    parser.add_function_arguments(inspect.unwrap(cross_validate), None, as_group=False, skip=_NOT_OF_FOLDS)
+    parser.set_defaults({"folds": None})
+    asked = request_from_flags(topic, parser, [flag for flag in flags if flag != "--print_config"])
+    if "--print_config" in flags:
+        print(_settled(asked).settings.as_yaml(), end="")
+        parser.exit()
+    folds, repeats = asked.own.pop("folds"), asked.own.pop("repeats")
     if not folds:
         if repeats > 1:
             raise SettingsError(f"--repeats {repeats} deals folds anew, and there are none: give --folds as well")
-        return run_experiment(topic, settings, experiment, _stem(file), **own)
-    return run_cross_validation(topic, settings, experiment, _stem(file), folds, repeats, own["name"])
+        return perform(train, asked)
+    if asked.own["refit"] or asked.own["resume"] or asked.own["init_from"]:
+        raise SettingsError("--folds goes with none of --refit, --resume, --init_from: each fold starts from nothing")
+    return run_cross_validation(topic, asked.settings, asked.experiment, asked.name, folds, repeats, asked.own["name"])
 
 
+@verb("train")
 def cross_validate(  # noqa: D417  # the others are described at train
-    topic: str | Topic,
+    asked: Request,
     *,
     folds: PositiveInt | None = 10,
     repeats: PositiveInt = 1,
@@ -120,28 +121,15 @@ def cross_validate(  # noqa: D417  # the others are described at train
         folds: Cross-validate: how many parts, of which each is the test rows once.
         repeats: How often the folds are dealt anew, for a surer figure.
     """
-    found = topic if isinstance(topic, Topic) else topics.find(topic)
-    parser = _train_parser(found)
-    groups = {"data": data, "model": model, "trainer": trainer}
-    own: dict[str, Any] = {"seed": seed, "name": name, "folds": folds, "repeats": repeats}
-    file = str(config) if config else None
-    settings, own = resolve(parser.parse_values({key: value for key, value in (groups | own).items() if value}, file))
-    experiment, _ = resolve(parser.parse_values({}, file))
-    return run_cross_validation(found, settings, experiment, _stem(file), own["folds"], own["repeats"], own["name"])
+    return run_cross_validation(asked.topic, asked.settings, asked.experiment, asked.name, folds or 0, repeats, name)
 
 
-def _train_parser(topic: Topic) -> OneLineParser:
-    parser = settings_parser(topic, train, f"dlcourse train {topic.name}")
-    parser.add_function_arguments(cross_validate, None, as_group=False, skip=_NOT_OF_FOLDS)
-    parser.set_defaults({"folds": None})
-    return parser
+_NOT_OF_FOLDS: set[str | int] = {"asked", "config", "data", "model", "trainer", "seed", "name"}
 
 
-_NOT_OF_FOLDS: set[str | int] = {"topic", "config", "data", "model", "trainer", "seed", "name"}
-
-
+@verb("overfit")
 def overfit(  # noqa: D417  # the others are described at train
-    topic: str | Topic,
+    asked: Request,
     *,
     config: str | Path | None = None,
     data: Mapping[str, Any] | None = None,
@@ -155,20 +143,13 @@ def overfit(  # noqa: D417  # the others are described at train
     Args:
         name: Name of the run.
     """
-    found = topic if isinstance(topic, Topic) else topics.find(topic)
-    parser = settings_parser(found, overfit, f"dlcourse overfit {found.name}")
-    groups = {"data": data, "model": model, "trainer": trainer}
-    own: dict[str, Any] = {"seed": seed, "name": name}
-    file = str(config) if config else None
-    settings, own = resolve(parser.parse_values({key: value for key, value in (groups | own).items() if value}, file))
-    return run_overfit(found, settings, own["name"] or _stem(file))
+    return run_overfit(asked.topic, asked.settings, name or asked.name)
 
 
 def overfit_from_flags(topic: Topic, flags: list[str]) -> Memory:
     """The same, from a command line."""
-    parsed = settings_parser(topic, overfit, f"dlcourse overfit {topic.name}").parse_flags(flags)
-    settings, own = resolve(parsed)
-    return run_overfit(topic, settings, own["name"] or _stem(str(parsed.config[-1]) if parsed.config else None))
+    parser = settings_parser(topic, overfit, f"dlcourse overfit {topic.name}")
+    return perform(overfit, request_from_flags(topic, parser, flags))
 
 
 def run_overfit(topic: Topic, settings: Settings, name: str) -> Memory:
@@ -220,6 +201,10 @@ def run_experiment(
 ) -> Result:
     """Train by settings that are resolved. ``experiment`` are those before any were changed; they name the run."""
     processes = count_processes(settings.trainer)
+    if init_from and (resume or refit):
+        raise SettingsError("--init_from goes with neither --resume nor --refit, which have weights of their own")
+    if resume:
+        check_changes(settings, experiment, resume)
     data = _prepared(topic, settings)
     check_shares(topic, data, processes)
     model = new_model(topic, data, settings)
@@ -233,19 +218,29 @@ def run_experiment(
     if not name:
         name = f"{old.info.run_name} (resumed)" if old else _name(settings, experiment, experiment_name)
     tags = {"dlcourse.kind": "training", "dlcourse.split": data.fingerprint}
+    resumed = None
     if old:
         tags["dlcourse.resumed_from"] = old.info.run_id
+        tags |= {tag: old.data.tags[tag] for tag in ("dlcourse.init_from", "dlcourse.refit") if tag in old.data.tags}
+        if old.data.tags.get("dlcourse.split") != data.fingerprint:
+            raise CourseError(
+                f"{old.info.run_name} cannot be resumed: its rows, or their split, are others by now "
+                f"({data.rows.source}); put them back as they were, or train anew"
+            )
+        refit = refit or "dlcourse.refit" in tags
+        resumed = to_carry_on(old, store.files_of(old), model, settings, experiment, processes)
     if init_from:
-        if resume or refit:
-            raise SettingsError("--init_from goes with neither --resume nor --refit, which have weights of their own")
         first = store.find_run(init_from, topic.name)
         tags["dlcourse.init_from"] = first.info.run_id
+        check_unseen(store, topic, first, data)
         start_from(model, _kept(store.files_of(first)))
+    if refit:
+        tags["dlcourse.refit"] = "true"
     settings = _understood(settings, data)
     with store.start_run(topic.name, name, tags) as run:
         log_start(run, topic, data, settings)
         folder = run.path("checkpoints/last.ckpt").parent
-        resumed = carry_on(old, store.files_of(old), folder, settings.trainer["max_epochs"]) if old else None
+        resumed = carry_on(resumed, folder) if resumed else None
         plan = Plan(topic, settings, data.fingerprint, monitor, folder, resumed, refit)
         with helpers(plan, processes):
             fitted = carry_out(plan, data, model, run)
@@ -298,10 +293,6 @@ def _files_of(topic: Topic, resume: str) -> Path:
     return store.files_of(store.find_run(resume, topic.name))
 
 
-def _stem(file: str | None) -> str:
-    return Path(file).stem if file else "default"
-
-
 def _baselines(store: Store, topic: Topic, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
     """Each baseline on the judged rows: measured once for these rows in these roles and this code, then found again."""
     judge_by = f"{data.judged} {model.headline}"
@@ -339,6 +330,8 @@ def _baselines(store: Store, topic: Topic, data: CourseData, model: CourseModel)
 def test(topic: str | Topic, *, run: str | None = None, checkpoint: str | Path | None = None) -> dict[str, float]:
     """Measure a trained model on its own test rows once more, from its checkpoint alone; nothing is written.
 
+    It is computed in the precision of the training, as far as this hardware has it.
+
     Args:
         topic: A topic's name, or a `Topic` of one's own.
         run: Id or name of the run whose kept weights are measured.
@@ -359,7 +352,8 @@ def test(topic: str | Topic, *, run: str | None = None, checkpoint: str | Path |
     data.setup("test")
     if path.parent.name == "refit":
         data.refit()
-    trainer = make_trainer(patience=None)
+    hardware = read_checkpoint(path).get("dlcourse_hardware", {})
+    trainer = make_trainer(patience=None, precision=hardware.get("precision", "auto"))
     return named(evaluate(trainer, model, data, data.judged))
 
 

@@ -120,7 +120,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(topic: Topic, path: Path) -> tuple[CourseModel, CourseData]:
-    """Model (with its weights) and data (not set up yet) of a checkpoint.
+    """Model (with its weights, as precise as they are kept) and data (not set up yet) of a checkpoint.
 
     Raises:
         CourseError: The file is no checkpoint of this topic.
@@ -128,7 +128,7 @@ def load_checkpoint(topic: Topic, path: Path) -> tuple[CourseModel, CourseData]:
     content = read_checkpoint(path)
     try:
         model = topic.model(**content["hyper_parameters"])
-        model.load_state_dict(content["state_dict"])
+        model.load_state_dict(content["state_dict"], assign=True)  # in the checkpoint's type of number
         data = topic.data(**content["datamodule_hyper_parameters"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise CourseError(f"{path} is no checkpoint of {topic.name}: {one_line(error)[:120]}") from error

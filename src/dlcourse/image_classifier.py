@@ -1,7 +1,7 @@
 """What models of images have in common: how they are made fast, and what helps them to generalise."""
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from torchmetrics import Accuracy
 
 from dlcourse.convolutional import ConvolutionalNetwork
 from dlcourse.data import Batch, CourseData
+from dlcourse.errors import SettingsError
 from dlcourse.learning import Classifier
 from dlcourse.ranges import Fraction, PositiveFloat
 
@@ -37,7 +38,8 @@ class ImageClassifier(Classifier, ABC):
     Args:
         decoupled: State lr as what 1024 rows come to in all the steps that they have a part in, so that it need not
             change with batch size and momentum (Jordan 2024, section 3.4); sgd and nesterov only.
-        bias_lr_factor: By how much the learning rate of biases is larger; their weight decay is as much smaller.
+        bias_lr_factor: By how much the learning rate of biases is larger; their weight decay is as much smaller. For
+            sgd and nesterov only: Adam's steps are as long as its learning rate, whatever the gradient.
         label_smoothing: Share of each target that is spread over all classes, in training alone.
         lookahead: Average the weights: every fifth step a slow copy follows them, and they go on from there (Zhang et
             al. 2019); less and less as training goes on, so that the last weights are an average of many.
@@ -71,6 +73,22 @@ class ImageClassifier(Classifier, ABC):
         self.batch_rows = ROWS_OF_LR
         self.slow_weights: list[Tensor] = []
         self.flip_accuracy = Accuracy(task="multiclass", num_classes=outputs)
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        super().check_settings(settings)
+        of_sgd = {"decoupled": False, "bias_lr_factor": 1}  # each with the value at which it does nothing
+        set_here = [name for name, nothing in of_sgd.items() if settings.get(name, nothing) != nothing]
+        if settings.get("optimizer") in ("adam", "adamw") and set_here:
+            add = " ".join(f"--model.{name} {str(of_sgd[name]).lower()}" for name in set_here)
+            raise SettingsError(
+                f"--model.optimizer {settings['optimizer']} takes --model.lr as it is, and {' and '.join(set_here)} "
+                f"would change it: add {add}"
+            )
+
+    @property
+    def laid_out(self) -> str | None:
+        return super().laid_out or ("--model.lookahead true" if self.lookahead else None)
 
     def prepare(self, data: CourseData) -> None:
         super().prepare(data)

@@ -19,7 +19,8 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 from torchmetrics.utilities import dim_zero_cat
 
 from dlcourse.data import Batch, CourseData, Split
-from dlcourse.ranges import NonNegativeFloat, PositiveFloat
+from dlcourse.errors import SettingsError
+from dlcourse.ranges import Fraction, NonNegativeFloat, PositiveFloat
 
 TRIANGLE = (0.0, 0.23, 1.0), (0.2, 1.0, 0.07)
 """Shares of the training, and of the highest learning rate that is had there."""
@@ -38,7 +39,8 @@ class CourseModel(L.LightningModule, ABC):
         optimizer: Stochastic gradient descent, the same with Nesterov's momentum, Adam (Kingma and Ba 2015) or AdamW
             (Loshchilov and Hutter 2019).
         lr: Learning rate.
-        momentum: Momentum of SGD; Adam and AdamW have their own.
+        momentum: Momentum of SGD, with which a step is up to 1 / (1 - momentum) times as long; Adam and AdamW have
+            their own.
         weight_decay: L2 penalty; decoupled from the gradient in AdamW.
         schedule: Learning rate over the training: constant, a half cosine down to 0, up and down (one_cycle, Smith and
             Topin 2018), or the same in straight lines (triangle).
@@ -60,7 +62,7 @@ class CourseModel(L.LightningModule, ABC):
         *,
         optimizer: Literal["sgd", "nesterov", "adam", "adamw"] = "sgd",
         lr: PositiveFloat = 0.01,
-        momentum: NonNegativeFloat = 0.0,
+        momentum: Fraction = 0.0,
         weight_decay: NonNegativeFloat = 0.0,
         schedule: Literal["constant", "cosine", "one_cycle", "triangle"] = "constant",
     ) -> None:
@@ -69,6 +71,7 @@ class CourseModel(L.LightningModule, ABC):
         self.optimizer, self.lr, self.momentum, self.weight_decay = optimizer, lr, momentum, weight_decay
         self.schedule = schedule
         self.save_hyperparameters()
+        self.check_settings(self.hparams)
         scaling_shape = [shape[0], *(1 for _ in shape[1:])]
         self.input_mean: Tensor
         self.input_deviation: Tensor
@@ -93,6 +96,17 @@ class CourseModel(L.LightningModule, ABC):
             object.__setattr__(self, name, value)  # a module would see each time whether that is a parameter
         else:
             super().__setattr__(name, value)
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        """Raises `SettingsError` where settings contradict each other; asked before any data is loaded."""
+        if settings.get("optimizer") == "nesterov" and settings.get("momentum") == 0:
+            raise SettingsError("--model.optimizer nesterov needs --model.momentum above 0, such as 0.9")
+
+    @property
+    def laid_out(self) -> str | None:
+        """The setting that lays out all steps of a training before the first one; None where it can be lengthened."""
+        return None if self.schedule == "constant" else f"--model.schedule {self.schedule}"
 
     @abstractmethod
     def metrics(self) -> dict[str, Any]:

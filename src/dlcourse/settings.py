@@ -1,19 +1,25 @@
 """From flags, a YAML file or keyword arguments to checked settings, with one line for whatever is wrong."""
 
 import argparse
+import functools
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, Concatenate, Literal, NoReturn, ParamSpec, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from dlcourse import topics
 from dlcourse.errors import CourseError, SettingsError, one_line, suggestion
 from dlcourse.ranges import WORDS
 from dlcourse.topics import Topic
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 GROUPS = ("data", "model", "trainer")
 
@@ -152,16 +158,19 @@ class OneLineParser(ArgumentParser):
 
     def _flat(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Nested values by dotted name, each of which is a setting that may have such a value."""
-        flat = {}
+        flat: dict[str, Any] = {}
         for key, value in values.items():
             if key not in GROUPS:
-                flat[str(key)] = value
+                named = {str(key): value}
             elif isinstance(value, Mapping):
-                flat |= {f"{key}.{name}": each for name, each in value.items()}
+                named = {f"{key}.{name}": each for name, each in value.items()}
             elif value is None:
                 raise SettingsError(f"{where}{key} is empty: write a setting under it, or leave it out")
             else:
                 raise SettingsError(f"{where}{key} must hold keys and values, not {_shown(value)}")
+            if twice := next((name for name in named if name in flat), None):
+                raise SettingsError(f"{where}{twice} is there twice: keep one")
+            flat |= named
         types = self.types()
         for name, value in flat.items():
             if name not in types:
@@ -206,7 +215,7 @@ def settings_parser(topic: Topic, command: Callable[..., Any], prog: str) -> One
     parser = OneLineParser(prog=prog, description=topic.title)
     parser.add_argument("--config", action="config", help="YAML file with settings; flags go before it.")
     parser.add_json()
-    parser.add_function_arguments(command, None, as_group=False, skip={"topic", "config", *GROUPS})
+    parser.add_function_arguments(inspect.unwrap(command), None, as_group=False, skip={"asked", "config", *GROUPS})
     parser.add_class_arguments(topic.data, "data")
     parser.add_class_arguments(topic.model, "model", skip={"shape", "outputs"})
     outside: set[str | int] = {"monitor", "mode", "folder", "logger", "callbacks"}
@@ -221,6 +230,93 @@ def settings_parser(topic: Topic, command: Callable[..., Any], prog: str) -> One
             raise CourseError(f"topic {topic.name} has a default for {key}, which is none of its settings{near}")
     parser.set_defaults(dict(topic.defaults))
     return parser
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a verb was asked for: the values that it was given, over those of a file, over the topic's own.
+
+    ``experiment`` are the settings before any of them was given. ``own`` are the verb's arguments that are no settings.
+    """
+
+    topic: Topic
+    settings: Settings
+    experiment: Settings
+    own: dict[str, Any]
+    file: str | None
+    parser: OneLineParser
+    parse: Callable[[str | None], Namespace]
+
+    @property
+    def name(self) -> str:
+        """The experiment's."""
+        return Path(self.file).stem if self.file else "default"
+
+    def over(self, file: str) -> "Request":
+        """The same over another file."""
+        return request(self.topic, self.parser, self.parse, file)
+
+
+def request(
+    topic: Topic, parser: OneLineParser, parse: Callable[[str | None], Namespace], file: str | None = None
+) -> Request:
+    """What is asked for by what ``parse`` makes of a file, or of none; checked as far as that goes without data.
+
+    Raises:
+        SettingsError: Settings are wrong, or contradict each other.
+    """
+    parsed = parse(file)
+    if parsed.get("config"):
+        file = str(parsed.config[-1])
+    settings, own = resolve(parsed)
+    topic.model.check_settings(settings.model)
+    experiment, _ = resolve(parser.parse_values({}, file))
+    return Request(topic, settings, experiment, own, file, parser, parse)
+
+
+def request_from_flags(topic: Topic, parser: OneLineParser, flags: Sequence[str]) -> Request:
+    """What a command line asks for."""
+
+    def parse(file: str | None) -> Namespace:
+        return parser.parse_flags([*(["--config", file] if file else []), *flags])
+
+    return request(topic, parser, parse)
+
+
+def verb(
+    name: str,
+) -> Callable[[Callable[Concatenate[Request, P], R]], Callable[Concatenate[str | Topic, P], R]]:
+    """Make a function that carries out a request one that is called with a topic and keyword arguments.
+
+    An argument that was given counts, whatever its value: ``seed=0`` goes over a file's ``seed: 5``, though 0 is what
+    it would be anyway. Within the function each argument that is no setting has its final value. ``name`` is the verb's
+    on the command line.
+    """
+
+    def decorate(function: Callable[Concatenate[Request, P], R]) -> Callable[Concatenate[str | Topic, P], R]:
+        declared = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(topic: str | Topic, /, *arguments: P.args, **named: P.kwargs) -> R:
+            given = declared.bind(topic, *arguments, **named).arguments
+            found = topic if isinstance(topic, Topic) else topics.find(topic)
+            parser = settings_parser(found, function, f"dlcourse {name} {found.name}")
+            file = str(given["config"]) if given.get("config") else None
+            values = {key: value for key, value in given.items() if key not in ("asked", "config")}
+            values = {key: value for key, value in values.items() if key not in GROUPS or value is not None}
+            return perform(function, request(found, parser, functools.partial(parser.parse_values, values), file))
+
+        first, *others = declared.parameters.values()
+        first = inspect.Parameter("topic", inspect.Parameter.POSITIONAL_ONLY, annotation=str | Topic)
+        vars(call)["__signature__"] = declared.replace(parameters=[first, *others])
+        return call
+
+    return decorate
+
+
+def perform(function: Callable[..., R], asked: Request) -> R:
+    """Carry out a verb, that of `verb` or the function in it, with arguments that are final."""
+    return cast(R, inspect.unwrap(function)(asked, **asked.own))
 
 
 def resolve(parsed: Namespace) -> tuple[Settings, dict[str, Any]]:
@@ -239,7 +335,7 @@ def _read(file: str) -> Mapping[str, Any]:
         hint = suggestion(file, known) or (f"; there are {', '.join(known[:10])}" if known else "")
         raise SettingsError(f"--config {file} is no file{hint}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
@@ -250,6 +346,22 @@ def _read(file: str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise SettingsError(f"--config {file} must hold keys and values, not a {type(values).__name__}")
     return values
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML forbids a key to be there twice, and PyYAML takes the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        first: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in first:
+                problem = f"{key.value} is there twice, first in line {first[name]}: keep one"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            first[name] = line
+        return super().construct_mapping(node, deep)
 
 
 def _choices(hint: Any) -> list[str]:

@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -91,9 +92,9 @@ def make_trainer(
     accelerator = choose_accelerator(accelerator)
     check_devices(devices, strategy, accelerator)
     keep: list[Callback] = []
-    if (monitor and patience) or stopping_threshold is not None:
+    if monitor or stopping_threshold is not None:  # without patience too: a resumed run may be given some
         keep.append(
-            EarlyStopping(
+            Patience(
                 monitor or "train/loss",
                 min_delta,
                 patience if monitor and patience else sys.maxsize,
@@ -110,7 +111,7 @@ def make_trainer(
     loggers = [logger] if logger else []
     if tensorboard and folder:
         loggers.append(_tensorboard(Path(folder).parent))
-    own: list[Callback] = [Divergence(), Epochs(), Progress()]
+    own: list[Callback] = [Hardware(), Divergence(), Epochs(), Progress()]
     try:
         return L.Trainer(
             accelerator=accelerator,
@@ -207,6 +208,7 @@ def _quiet() -> None:
         "Total length of `list` across ranks is zero",  # fit-only data has no validation rows
         "GPU available but not used",  # whoever sets the accelerator to cpu knows
         "Checkpoint directory .* exists and is not empty",  # a resumed run starts with copies of its checkpoints
+        "Be aware that when using `ckpt_path`",  # a resumed run may be told to stop by less
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning's own call
     ):
         warnings.filterwarnings("ignore", f".*{reason}")
@@ -273,6 +275,26 @@ class KeptCheckpoint(ModelCheckpoint):
         paths = {"best_model_path": here, "kth_best_model_path": here, "last_model_path": ""}
         scores = dict.fromkeys([here], state_dict["best_model_score"]) if state_dict["best_k_models"] else {}
         super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": scores})
+
+
+class Patience(EarlyStopping):
+    """Early stopping whose patience is the one that was set, in a resumed training as well.
+
+    Lightning's takes the old one from the checkpoint, so that what had stopped would stop again at once.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        going_on = {"patience": self.patience, "stopped_epoch": 0, "stopping_reason": EarlyStoppingReason.NOT_STOPPED}
+        super().load_state_dict(state_dict | going_on)
+
+
+class Hardware(Callback):
+    """Keep in each checkpoint, as ``dlcourse_hardware``, what computed it: ``precision``, as it came to, and how many
+    ``processes``.
+    """
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["dlcourse_hardware"] = {"precision": trainer.precision, "processes": trainer.world_size}
 
 
 class Divergence(Callback):
