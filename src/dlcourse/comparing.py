@@ -3,7 +3,7 @@
 import logging
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results of several experiments, by name, a result a seed."""
+    """Results of several experiments, by name, a result a seed. ``lost`` is what is not in the store, and why."""
 
     topic: str
     run_id: str
     results: dict[str, list[Result]]
+    lost: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         metric, split = _judged(self.results)
@@ -42,7 +43,7 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """All that JSON can hold."""
         results = {name: [each.as_dict() for each in results] for name, results in self.results.items()}
-        return {"topic": self.topic, "run_id": self.run_id, "results": results}
+        return {"topic": self.topic, "run_id": self.run_id, "results": results, "lost": self.lost}
 
 
 def compare(topic: Topic, files: Sequence[str], flags: Sequence[str] = (), seeds: PositiveInt = 1) -> Comparison:
@@ -70,15 +71,23 @@ def compare(topic: Topic, files: Sequence[str], flags: Sequence[str] = (), seeds
     tags = {"dlcourse.kind": "comparison"}
     with open_store().start_run(topic.name, f"compare: {', '.join(names)}"[:120], tags, watched=False) as run:
         results: dict[str, list[Result]] = {}
+        finished: list[str] = []
         for name, file in zip(names, files, strict=True):
             log.info("-- %s", name)
-            trained = [
-                train_from_flags(topic, ["--config", file, "--seed", str(seed), *flags]) for seed in range(seeds)
-            ]
-            results[name] = [each for each in trained if isinstance(each, Result)]
-        comparison = Comparison(topic.name, run.run_id, results)
-        curves_side_by_side(results).savefig(run.path("figures/comparison.png"), dpi=120)
-        run.path("comparison.txt").write_text(f"{comparison}\n", encoding="utf-8")
+            results[name] = []
+            for seed in range(seeds):
+                run.advice = "start the command again"
+                if finished:
+                    run.advice += f"; these trainings are finished and kept: {', '.join(finished)}"
+                result = train_from_flags(topic, ["--config", file, "--seed", str(seed), *flags])
+                if isinstance(result, Result):
+                    results[name].append(result)
+                    finished.append(f"{result.run_name} ({result.run_id})")
+        comparison = Comparison(topic.name, run.run_id, results, run.lost)
+        with run.attempt("figures/comparison.png"):
+            curves_side_by_side(results).savefig(run.path("figures/comparison.png"), dpi=120)
+        with run.attempt("comparison.txt"):
+            run.path("comparison.txt").write_text(f"{comparison}\n", encoding="utf-8")
         run.set_tags({"mlflow.note.content": f"```\n{comparison}\n```"})
     return comparison
 

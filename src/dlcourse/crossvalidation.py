@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scipy import stats
 
+from dlcourse.baselines import with_every_class
 from dlcourse.data import CourseData
 from dlcourse.errors import CourseError, SettingsError
 from dlcourse.evaluating import Evaluation, evaluate, evaluate_outputs
@@ -79,6 +80,8 @@ class CrossValidation:
     comparisons: dict[str, dict[str, Comparison]]
     headline: str
     card: str
+    lost: dict[str, str]
+    """What is not in the store, and why."""
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -102,7 +105,8 @@ def run_folds(
                 data.fold(number, folds, repeat)
                 place = repeat * folds + number
                 tags = {"dlcourse.kind": "fold", "mlflow.parentRunId": parent.run_id}
-                with store.start_run(topic.name, f"{name}: fold {place}", tags, watched=False) as run:
+                part = f"{name}: fold {place}"
+                with store.start_run(topic.name, part, tags, watched=False, within=parent) as run:
                     model, measured = _fold(topic, run, data, settings)
                     run.log_params({"fold": number, "repeat": repeat})
                 _collect(figures, measured)
@@ -116,7 +120,8 @@ def run_folds(
 def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple[CourseModel, Evaluation]:
     model = new_model(topic, data, settings)
     monitor = topic.monitor if len(data.splits["val"]) else None
-    with tempfile.TemporaryDirectory() as folder:
+    # TensorBoard's files go beside the checkpoints' folder, and stay.
+    with tempfile.TemporaryDirectory(dir=run.path("checkpoints").parent) as folder:
         fitted = fit(topic, run, data, model, settings, monitor, Path(folder), light=True)
         if fitted.divergence.epoch is not None:
             why = diverged(fitted.divergence.epoch, fitted.divergence.loss, model.lr, data.standardize).advice
@@ -129,12 +134,10 @@ def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple
 
 def _baseline_outputs(topic: Topic, data: CourseData) -> dict[str, torch.Tensor]:
     """Fitted on all rows that the network has seen: training rows and those that it stopped by."""
-    seen = torch.cat([data.splits["train"], data.splits["val"]])
+    rows = torch.cat([data.splits["train"], data.splits["val"]])
+    seen = with_every_class(data.rows.inputs[rows], data.rows.targets[rows], data.rows.classes)
     test = data.rows.inputs[data.splits["test"]]
-    return {
-        name: baseline(data.rows.inputs[seen], data.rows.targets[seen])(test)
-        for name, baseline in topic.baselines.items()
-    }
+    return {name: baseline(*seen)(test) for name, baseline in topic.baselines.items()}
 
 
 def _collect(into: dict[str, list[float]], measured: Evaluation) -> None:
@@ -192,7 +195,7 @@ def _summary(
     )
     return CrossValidation(
         topic.name, run.run_id, run.name, run.store.shown, folds, repeats,
-        estimates, baselines, differences, comparisons, headline, card,
+        estimates, baselines, differences, comparisons, headline, card, run.lost,
     )  # fmt: skip
 
 

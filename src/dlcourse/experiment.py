@@ -3,14 +3,16 @@
 import dataclasses
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mlflow.entities import Run as StoredRun
 from torch import Tensor
 
-from dlcourse import topics
+from dlcourse import baselines, topics
 from dlcourse.crossvalidation import CrossValidation, run_folds
 from dlcourse.data import SPLITS, CourseData
 from dlcourse.distributed import Plan, carry_out, check_shares, count_processes, helpers
@@ -24,7 +26,7 @@ from dlcourse.ranges import PositiveInt, Seed
 from dlcourse.reporting import Result, finish, log_start, named
 from dlcourse.settings import OneLineParser, Settings, resolve, settings_parser
 from dlcourse.topics import Topic
-from dlcourse.tracking import Store, open_store
+from dlcourse.tracking import Run, open_store
 from dlcourse.trainer import make_trainer
 from dlcourse.verdict import diverged, judge
 
@@ -180,7 +182,7 @@ def run_overfit(topic: Topic, settings: Settings, name: str) -> Memory:
         raise SettingsError("there is nothing to memorise: the rows have no targets, only the weights are in the loss")
     with open_store().start_run(topic.name, f"overfit: {name}", {"dlcourse.kind": "overfit"}, watched=False) as run:
         log_start(run, topic, data, settings)
-        memory = memorise(topic, settings, data, run)
+        memory = dataclasses.replace(memorise(topic, settings, data, run), lost=run.lost)
         run.set_tags({"dlcourse.verdict": str(memory), "mlflow.note.content": str(memory)})
     return memory
 
@@ -255,7 +257,7 @@ def run_experiment(
             evaluate(fitted.trainer, fitted.model, data, split) for split in SPLITS if len(data.splits[split])
         ]
         measured = next(each for each in evaluations if each.split == data.judged)
-        losses = _baselines(topic, store, data, fitted.model)
+        losses = _baselines(topic, run, data, fitted.model)
 
         def shuffled(order: Tensor) -> Tensor:
             return fitted.model.row_losses(measured.outputs, measured.targets[order])
@@ -308,7 +310,7 @@ def _stem(file: str | None) -> str:
     return Path(file).stem if file else "default"
 
 
-def _baselines(topic: Topic, store: Store, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
+def _baselines(topic: Topic, whole: Run, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
     """Each baseline on the judged rows: measured once for these rows in these roles, then found again.
 
     None where there is nothing to predict.
@@ -317,22 +319,26 @@ def _baselines(topic: Topic, store: Store, data: CourseData, model: CourseModel)
         return {}
     judge_by = f"{data.judged} {model.headline}"
     fitted_on = data.splits["train"]
+    seen = baselines.with_every_class(data.rows.inputs[fitted_on], data.rows.targets[fitted_on], data.rows.classes)
     measured = {}
+    there: dict[str, StoredRun] = {}
+    store = whole.store
     with store.alone("baselines"):
-        there = store.baselines(topic.name, data.fingerprint, judge_by)
+        with suppress(Exception):  # a store that is gone does not cost the verdict
+            there = store.baselines(topic.name, data.fingerprint, judge_by)
         for name, baseline in topic.baselines.items():
             if name in there:
                 outputs = torch.from_numpy(np.load(store.files_of(there[name]) / "outputs.npy"))
                 measured[name] = evaluate_outputs(model, data, data.judged, outputs)
                 continue
-            predict = baseline(data.rows.inputs[fitted_on], data.rows.targets[fitted_on])
+            predict = baseline(*seen)
             tags = {
                 "dlcourse.kind": "baseline",
                 "dlcourse.baseline": name,
                 "dlcourse.split": data.fingerprint,
                 "dlcourse.judge": judge_by,
             }
-            with store.start_run(topic.name, f"baseline: {name}", tags, watched=False) as run:
+            with store.start_run(topic.name, f"baseline: {name}", tags, watched=False, within=whole) as run:
                 for split in SPLITS:
                     if not len(data.splits[split]):
                         continue
@@ -340,8 +346,9 @@ def _baselines(topic: Topic, store: Store, data: CourseData, model: CourseModel)
                     evaluation = evaluate_outputs(model, data, split, outputs)
                     run.log_metrics(named(evaluation))
                     if split == data.judged:
-                        np.save(run.path("outputs.npy"), outputs.numpy())
                         measured[name] = evaluation
+                        with run.attempt("outputs.npy"):
+                            np.save(run.path("outputs.npy"), outputs.numpy())
     return measured
 
 
