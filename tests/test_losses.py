@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -184,7 +185,12 @@ class TestAServerThatGoesAway:
         gate = Gate(server.address)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{gate.port}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         return gate
+
+    def test_holds_no_call_for_minutes(self) -> None:
+        assert int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) <= 3
+        assert int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) <= 60
 
     def test_for_longer_than_the_training_and_how_to_go_on(
         self, gate: Gate, eventful: Any, capsys: Capture, caplog: pytest.LogCaptureFixture
@@ -222,9 +228,73 @@ class TestAServerThatGoesAway:
         assert steps(lucky) == [*range(5)]
         assert "not in the store" not in capsys.readouterr().out
 
-    def test_when_its_process_ends(
+
+PASSWORD = "s3cret/p@ss:word%"
+QUOTED = "s3cret%2Fp%40ss%3Aword%25"
+SPELLINGS = (PASSWORD, QUOTED, QUOTED.lower(), "s3cret")
+
+
+@pytest.mark.slow
+class TestAServerWithAPassword:
+    """It lets the run in, and shows up nowhere."""
+
+    @pytest.fixture
+    def gate(self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
+        gate = Gate(server.address, f"ada:{PASSWORD}")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:{QUOTED}@127.0.0.1:{gate.port}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        return gate
+
+    def test_in_nothing_that_a_run_says_or_keeps(
         self, gate: Gate, server: Server, eventful: Any, capsys: Capture, caplog: pytest.LogCaptureFixture
     ) -> None:
+        assert main([*TRAIN[:-1], "secret", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["store"] == f"http://ada:***@127.0.0.1:{gate.port}"
+        run = open_store().find_run("secret", "eventful")
+        assert run.info.status == "FINISHED"
+        said = json.dumps(run.to_dictionary())
+        for file in ("settings.yaml", "environment.txt"):
+            said += Path(open_store().client.download_artifacts(run.info.run_id, file)).read_text()
+        assert main(["doctor"]) == 0
+        assert main(["ui"]) == 0
+        shown = capsys.readouterr()
+        said += shown.out + shown.err
+        assert f"http://127.0.0.1:{gate.port}/#/experiments/" in shown.out, "a link that works where one signs in"
+
+        eventful.happens = gate.close
+        assert main(TRAIN) == 1
+        assert main([*TRAIN[:-1], "too late"]) == 1
+        assert main(["test", "eventful", "--run", "secret"]) == 1
+        assert main(["doctor"]) == 1
+        shown = capsys.readouterr()
+        said += shown.out + shown.err + caplog.text
+        assert "***" in said
+        assert [spelling for spelling in SPELLINGS if spelling in said] == []
+
+    def test_a_wrong_one_is_told_of(self, gate: Gate, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:mistaken@127.0.0.1:{gate.port}")
+        assert main(["train", "height-weight"]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"dlcourse: the store http://ada:***@127.0.0.1:{gate.port} cannot be opened: ")
+        assert "401" in said
+        assert "mistaken" not in said
+
+
+@pytest.mark.slow
+class TestAServerWhoseProcessEnds:
+    def test_costs_no_training(
+        self,
+        server: Server,
+        eventful: Any,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: Capture,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         eventful.happens = server.stop
         assert main(TRAIN) == 1
         assert "  verdict " in capsys.readouterr().out

@@ -323,9 +323,11 @@ def _baselines(topic: Topic, whole: Run, data: CourseData, model: CourseModel) -
     measured = {}
     there: dict[str, StoredRun] = {}
     store = whole.store
+    whole.write()
     with store.alone("baselines"):
         with suppress(Exception):  # a store that is gone does not cost the verdict
-            there = store.baselines(topic.name, data.fingerprint, judge_by)
+            if whole.reachable:
+                there = store.baselines(topic.name, data.fingerprint, judge_by)
         for name, baseline in topic.baselines.items():
             if name in there:
                 outputs = torch.from_numpy(np.load(store.files_of(there[name]) / "outputs.npy"))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from dlcourse import figures
 from dlcourse.data import SPLITS, CourseData
+from dlcourse.errors import CourseError
 from dlcourse.evaluating import Evaluation
 from dlcourse.exporting import log_model
 from dlcourse.fitting import Fitted
@@ -20,7 +21,7 @@ from dlcourse.learning import CourseModel
 from dlcourse.overfitting import Overfitting
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
-from dlcourse.tracking import Run, environment, reason
+from dlcourse.tracking import WAITING, Run, environment, reason
 from dlcourse.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -138,6 +139,8 @@ def finish(
     if verdict.headline != "diverged":
         rows = fitted.data.rows.inputs[fitted.data.splits[fitted.data.judged][:256]]
         try:
+            if not run.reachable:
+                raise CourseError(run.lost[WAITING])
             result.model_uri = log_model(run, fitted.model, rows, fitted.epoch)
             model_line = f"{result.model_uri}, verified: loaded back, same answers on {len(rows)} rows"
         except Exception as error:  # an export that fails must not cost the training

@@ -506,12 +506,14 @@ class Run:
 
     def log_params(self, params: Mapping[str, object]) -> None:
         self._waiting["params"] += [mlflow.Param(name, _plain(value)) for name, value in params.items()]
-        self.write()
+        if self.reachable:
+            self.write()
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         others = [tag for tag in self._waiting["tags"] if tag.key not in tags]
         self._waiting["tags"] = others + [mlflow.RunTag(name, value) for name, value in tags.items()]
-        self.write()
+        if self.reachable:
+            self.write()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Keep metrics for the next write; what is not a number is left out, since no chart can show it."""
