@@ -1,5 +1,6 @@
 """The store and the run: where it is, what is written, how it ends, and what is said of a store that is bad."""
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -179,6 +180,15 @@ class TestWhatARunHolds:
         assert lines[1] == f"# Python {sys.version.split()[0]}"
         artifacts = [each.path for each in open_store().client.list_artifacts(result.run_id, "figures")]
         assert artifacts == ["figures/fitted-line.png", "figures/learning-curves.png"]
+
+    def test_a_distribution_without_a_name_costs_no_run(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (project / "site" / "broken-1.0.dist-info").mkdir(parents=True)
+        (project / "site" / "nameless-1.0.dist-info").mkdir(parents=True)
+        (project / "site" / "nameless-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\n")
+        monkeypatch.syspath_prepend(project / "site")
+        result = quick()
+        assert result.lost == {}
+        assert "\ntorch==" in (Path(run_of(result).data.tags["dlcourse.folder"]) / "environment.txt").read_text()
 
 
 class TestWriting:
@@ -538,6 +548,52 @@ class TestBadStores:
     ) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert uri in self.complaint(capsys)
+
+    @pytest.mark.parametrize(
+        "uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file:runs?mode=memory&uri=true"]
+    )
+    def test_a_store_in_memory(
+        self, uri: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        said = self.complaint(capsys)
+        assert f"MLFLOW_TRACKING_URI is {uri}, a store in memory" in said
+        assert "sqlite:///PATH/mlflow.db" in said
+
+    @pytest.mark.parametrize(
+        ("scheme", "module", "package"),
+        [
+            ("postgresql", "psycopg", "psycopg[binary]"),
+            ("postgresql+psycopg2", "psycopg2", "psycopg2-binary"),
+            ("mysql+pymysql", "pymysql", "pymysql"),
+        ],
+    )
+    def test_a_database_whose_driver_is_missing(
+        self,
+        scheme: str,
+        module: str,
+        package: str,
+        project: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        if importlib.util.find_spec(module):
+            pytest.skip(f"{module} is installed")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://ada:s3cret@db.example/runs")
+        said = self.complaint(capsys)
+        assert f"{scheme}://ada:***@db.example/runs needs the database driver {module}" in said
+        assert f"pip install '{package}'" in said
+
+    def test_the_driver_of_another_name_that_is_there(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        if importlib.util.find_spec("psycopg"):
+            pytest.skip("psycopg is installed")
+        (project / "site").mkdir()
+        (project / "site" / "psycopg2.py").write_text("")
+        monkeypatch.syspath_prepend(project / "site")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://db.example/runs")
+        assert "postgresql+psycopg2://" in self.complaint(capsys)
 
     def test_an_experiment_that_was_deleted(self, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
         store = open_store()

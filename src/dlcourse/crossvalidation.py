@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from scipy import stats
 
-from dlcourse.baselines import with_every_class
 from dlcourse.data import CourseData
 from dlcourse.errors import CourseError, SettingsError
 from dlcourse.evaluating import Evaluation, evaluate, evaluate_outputs
@@ -134,10 +133,12 @@ def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple
 
 def _baseline_outputs(topic: Topic, data: CourseData) -> dict[str, torch.Tensor]:
     """Fitted on all rows that the network has seen: training rows and those that it stopped by."""
-    rows = torch.cat([data.splits["train"], data.splits["val"]])
-    seen = with_every_class(data.rows.inputs[rows], data.rows.targets[rows], data.rows.classes)
+    seen = torch.cat([data.splits["train"], data.splits["val"]])
     test = data.rows.inputs[data.splits["test"]]
-    return {name: baseline(*seen)(test) for name, baseline in topic.baselines.items()}
+    return {
+        name: baseline(data.rows.inputs[seen], data.rows.targets[seen])(test)
+        for name, baseline in topic.baselines.items()
+    }
 
 
 def _collect(into: dict[str, list[float]], measured: Evaluation) -> None:

@@ -711,8 +711,11 @@ class Curve(Callback):
 
 def environment() -> str:
     """Machine and packages, a line each."""
-    # Where an installation was broken off there is a distribution without a name.
-    packages = {name: each.version for each in importlib.metadata.distributions() if (name := each.metadata["Name"])}
+    packages = {}
+    for each in importlib.metadata.distributions():
+        with suppress(OSError, KeyError):  # an installation that was broken off has no METADATA, or no name in it
+            if name := each.metadata["Name"]:
+                packages[name] = each.version
     machine = [f"# {platform.platform()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores"]
     machine += [f"# Python {platform.python_version()}"]
     return "\n".join(machine + [f"{name}=={packages[name]}" for name in sorted(packages, key=str.lower)]) + "\n"
