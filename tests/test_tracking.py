@@ -23,6 +23,8 @@ import torch
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 import dlcourse
 from dlcourse import tracking
@@ -281,6 +283,19 @@ class TestHowARunEnds:
             signal.raise_signal(signum)
         assert signal.signal(signum, before) is signal.SIG_DFL
         assert open_store().client.get_run(run.run_id).info.status == "KILLED"
+
+    def test_killed_by_a_signal_while_it_ends(self, project: Path) -> None:
+        def interrupt(connection: object) -> None:
+            event.remove(Engine, "commit", interrupt)
+            signal.raise_signal(signal.SIGINT)
+
+        run = open_store().start_run("ends", "late", {}, watched=False)
+        with pytest.raises(Interrupted), run:
+            run.log_metrics({"loss": 1.0})
+            event.listen(Engine, "commit", interrupt)
+        kept = open_store().client.get_run(run.run_id)
+        assert kept.info.status == "KILLED"
+        assert kept.data.metrics == {"loss": 1.0}
 
     def test_nohup_lets_the_terminal_be_closed(self, project: Path) -> None:
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -210,7 +210,7 @@ def open_store(start: Path | None = None) -> Store:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # misses pip where uv made the environment
     # Of a store that does not answer or is full the run itself tells, in one line.
-    for name in ("mlflow.system_metrics", "mlflow.store.db", "urllib3"):
+    for name in ("mlflow.system_metrics", "mlflow.store.db", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
@@ -594,12 +594,15 @@ class Run:
                 self._end(error)
             except (Interrupted, KeyboardInterrupt) as late:  # all else costs no more than the step it happens in
                 if self._status is None:
-                    self._end(late)
+                    self._end(late, at_once=True)
                 raise
         return False
 
-    def _end(self, error: BaseException | None) -> None:
-        """Send what is left, each part by itself, and the status last: a run that says FINISHED has all the rest."""
+    def _end(self, error: BaseException | None, at_once: bool = False) -> None:
+        """Send what is left, each part by itself, and the status last: a run that says FINISHED has all the rest.
+
+        ``at_once`` leaves out the files, which may take minutes to send.
+        """
         is_stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
         if is_stopped:
             self._failure = f"stopped by {one_line(error) or 'Ctrl-C'}"
@@ -624,8 +627,8 @@ class Run:
         self.write()
         if self._remote and self.folder.exists():
             with self.attempt("its files"):
-                if not self.reachable:
-                    raise CourseError(self.lost[WAITING])
+                if at_once or not self.reachable:
+                    raise CourseError(self.lost.get(WAITING, "stopped"))
                 if self._is_kept:
                     self.store.client.log_artifacts(self.run_id, str(self.folder))
                 shutil.rmtree(self.folder)
