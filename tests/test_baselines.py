@@ -134,3 +134,36 @@ def test_a_column_a_class_leaves_more_classes_as_they_are() -> None:
     images, targets = torch.zeros(6, 3, 4, 4, dtype=torch.uint8), torch.arange(6) % 3
     columns = baselines.a_column_a_class(baselines.majority)(images, targets)(images)
     assert torch.equal(columns, baselines.majority(images, targets)(images))
+
+
+@pytest.mark.parametrize(
+    "baseline",
+    [baselines.majority, baselines.logistic_regression, baselines.a_column_a_class(baselines.logistic_regression)],
+)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_class_without_training_rows_is_one_that_a_baseline_knows_of(
+    baseline: baselines.Baseline, classes: int
+) -> None:
+    inputs = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(40) % (classes - 1)
+    whole = baseline(inputs, torch.arange(40) % classes)(inputs)
+    outputs = baseline(*baselines.with_every_class(inputs, targets, range(classes)))(inputs)
+    assert outputs.shape == whole.shape
+    assert outputs.isfinite().all()
+    logits = outputs if classes > 2 else torch.cat([torch.zeros(40, 1), outputs], 1)[:, -2:]
+    assert set(logits.argmax(1).tolist()) <= set(range(classes - 1))
+
+
+def test_where_every_class_has_rows_there_are_no_others() -> None:
+    for rows in (iris(), numbers()):
+        inputs, targets = baselines.with_every_class(rows.inputs, rows.targets, rows.classes)
+        assert inputs is rows.inputs
+        assert targets is rows.targets
+
+
+def test_a_class_of_images_may_be_missing_among_those_that_are_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "PIXEL_ROWS", 10)
+    images = torch.randint(0, 256, (40, 3, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    targets = torch.tensor([0, 1] * 20)
+    targets[-1] = 2
+    assert baselines.logistic_regression_on_pixels(images, targets)(images).shape == (40, 3)

@@ -6,15 +6,19 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from mlflow.entities import Run
 
+import dlcourse
 from dlcourse import __version__
 from dlcourse.cli import VERBS, main
+from dlcourse.tracking import open_store
 from tests.conftest import EXPERIMENTS, Dlcourse
 
 Capture = pytest.CaptureFixture[str]
@@ -348,3 +352,103 @@ def test_a_topic_whose_code_fails_is_one_line(
     (project / "site" / "outside" / "__init__.py").write_text("")
     line = refused(capsys, "train", "straight", status=1)
     assert line.startswith(f"topic 'straight' (outside.lines:TOPIC) cannot be loaded: {problem}")
+
+
+# --- what nobody foresaw ---
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_and_a_file_kept_with_the_run(project: Path, capsys: Capture) -> None:
+    assert main(["train", "height-weight", *QUICK]) == 0
+    for outputs in project.rglob("outputs.npy"):
+        outputs.write_bytes(b"damaged")
+    assert main(["train", "height-weight", *QUICK, "--name", "unlucky"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert not [line for line in lines if line.startswith(("Traceback", "  File"))]
+    run = open_store().find_run("unlucky", "height-weight")
+    assert lines[-1].startswith("dlcourse: ValueError: ")
+    assert lines[-1].endswith(f"carry on with --resume {run.info.run_id}")
+    file = Path(lines[-1].partition("the traceback is in ")[2].partition(";")[0])
+    assert file.is_relative_to(project / "mlruns" / "artifacts" / "height-weight" / run.info.run_id)
+    assert file.read_text().startswith("Traceback (most recent call last):\n")
+    assert run.info.status == "FAILED"
+    with pytest.raises(ValueError, match="pickle"):
+        dlcourse.train("height-weight", trainer={"max_epochs": 2})
+
+
+def test_its_file_is_a_temporary_one_where_the_run_can_keep_none(
+    project: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(project / "temporary"))
+    (project / "mlruns" / "artifacts").write_text("a file in its place")
+    assert main(["train", "height-weight", *QUICK]) == 1
+    said = capsys.readouterr().err
+    (file,) = (project / "temporary").rglob("traceback.txt")
+    assert "dlcourse: NotADirectoryError: " in said
+    assert said.endswith(f"the traceback is in {file}\n")
+    assert "\nTraceback" not in said
+
+
+def test_an_error_in_a_topic_of_ones_own_is_told_with_its_traceback(
+    project: Path, capsys: Capture, installed: Any
+) -> None:
+    installed(OUTSIDE.replace("return Rows(", "return 1 / 0, Rows("), straight="outside.lines:TOPIC")
+    (project / "site" / "outside" / "__init__.py").write_text("")
+    assert main(["train", "straight"]) == 1
+    said = capsys.readouterr().err
+    assert "Traceback (most recent call last):\n" in said
+    assert "lines.py" in said
+    assert said.endswith("ZeroDivisionError: division by zero\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the shell's pipes")
+@pytest.mark.parametrize("lines", [0, 1])
+def test_a_reader_that_has_read_enough_ends_it_quietly(project: Path, lines: int) -> None:
+    command = [sys.executable, "-m", "dlcourse", "topics"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": str(lines)}
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 141
+
+
+# --- Ctrl-C ---
+
+
+@pytest.mark.parametrize("verb", ["train --folds 3", "overfit", "compare"])
+def test_ctrl_c_advises_what_can_be_done(project: Path, capsys: Capture, installed: Any, verb: str) -> None:
+    """Of trainings that end as soon as they have begun, or, of two that are compared, the second one."""
+    interrupts = """
+class Line(Line):
+    def training_step(self, *arguments):
+        if not CALMLY_THE_FIRST or self.hparams["lr"] == 0.5:
+            __import__("signal").raise_signal(2)
+        return super().training_step(*arguments)
+
+
+TOPIC = Topic("""
+    interrupts = interrupts.replace("CALMLY_THE_FIRST", str(verb == "compare"))
+    installed(OUTSIDE.replace("\nTOPIC = Topic(", interrupts), straight="outside.lines:TOPIC")
+    (project / "site" / "outside" / "__init__.py").write_text("")
+    for name, lr in (("slow", 0.1), ("fast", 0.5)):
+        Path(f"{name}.yaml").write_text(f"model:\n  lr: {lr}\n")
+    word, *flags = verb.split()
+    files = ["slow.yaml", "fast.yaml"] if verb == "compare" else []
+    assert main([word, "straight", *files, *flags, *(QUICK if word != "overfit" else [])]) == 130
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("dlcourse: stopped by SIGINT; start the command again")
+    assert "--resume" not in line
+    finished = [f"{run.info.run_name} ({run.info.run_id})" for run in runs_of("straight", "FINISHED")]
+    if verb == "compare":
+        assert line.endswith(f"finished and kept: {finished[0]}")
+    assert {run.info.status for run in runs_of("straight", "KILLED")}
+    assert runs_of("straight", "RUNNING") == []
+
+
+def runs_of(topic: str, status: str) -> list[Run]:
+    store = open_store()
+    wanted = f"attributes.status = '{status}' and tags.`dlcourse.kind` != 'baseline'"
+    return list(store.client.search_runs([store.experiment(topic)], wanted))

@@ -1,15 +1,23 @@
 """One experiment from settings to verdict: the figures that it must reach, and that it repeats itself."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 import dlcourse
+from dlcourse import baselines
+from dlcourse.data import CourseData, Rows
 from dlcourse.errors import CourseError, SettingsError
+from dlcourse.experiment import cross_validate
 from dlcourse.reporting import Result
+from dlcourse.topics import Topic
 from tests.conftest import EXPERIMENTS
+from tests.samples import Kinds, Line, numbers
 
 HEIGHT_WEIGHT = EXPERIMENTS / "height-weight"
 QUICK: dict[str, Any] = {"max_epochs": 3}
@@ -140,6 +148,48 @@ def test_tensorboard_beside_mlflow(project: Path) -> None:
     assert [round(point.value, 3) for point in told.Scalars("val/loss")] == [
         round(value, 3) for _, value in result.history["val/loss"]
     ]
+
+
+def test_tensorboard_of_folds_is_kept_with_each_of_them(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(project / "temporary"))
+    settings = {"max_epochs": 2, "tensorboard": True}
+    validated = cross_validate("height-weight", folds=2, trainer=settings)
+    assert not list((project / "temporary").rglob("events.out.*"))
+    store = dlcourse.open_store()
+    wanted = f"tags.mlflow.parentRunId = '{validated.run_id}'"
+    for fold in store.client.search_runs([store.experiment("height-weight")], wanted):
+        kept = {path.relative_to(store.files_of(fold)).parts[0] for path in store.files_of(fold).rglob("*")}
+        assert kept == {"tensorboard"}
+
+
+def test_a_class_without_training_rows_costs_no_run(project: Path) -> None:
+    class Rare(CourseData):
+        def load(self) -> Rows:
+            inputs = torch.linspace(-1, 1, 60)[:, None]
+            targets = (inputs[:, 0] > 0).long()
+            return Rows(inputs, targets, "a formula", classes=("below", "above", "never"))
+
+    trivial = {"majority": baselines.majority, "logistic-regression": baselines.logistic_regression}
+    topic = Topic("rare", "A class without rows", Rare, Kinds, trivial)
+    result = dlcourse.train(topic, trainer=QUICK)
+    assert result.lost == {}
+    assert set(result.verdict.differences) == set(trivial)
+
+
+def test_questions_need_no_names_of_features_and_answers(project: Path) -> None:
+    class Nameless(CourseData):
+        def load(self) -> Rows:
+            return numbers()
+
+        def questions(self) -> Tensor:
+            return torch.tensor([[1.0, 2.0, 3.0]])
+
+    topic = Topic("nameless", "Rows without names", Nameless, Line, {"mean": baselines.mean})
+    result = dlcourse.train(topic, trainer=QUICK)
+    assert result.lost == {}
+    assert "answer" in result.card
+    assert list(result.answers) == ["1"]
 
 
 def test_tensorboard_without_its_package_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The store and the run: where it is, what is written, how it ends, and what is said of a store that is bad."""
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -22,6 +23,8 @@ import torch
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 import dlcourse
 from dlcourse import tracking
@@ -180,6 +183,15 @@ class TestWhatARunHolds:
         artifacts = [each.path for each in open_store().client.list_artifacts(result.run_id, "figures")]
         assert artifacts == ["figures/fitted-line.png", "figures/learning-curves.png"]
 
+    def test_a_distribution_without_a_name_costs_no_run(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (project / "site" / "broken-1.0.dist-info").mkdir(parents=True)
+        (project / "site" / "nameless-1.0.dist-info").mkdir(parents=True)
+        (project / "site" / "nameless-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\n")
+        monkeypatch.syspath_prepend(project / "site")
+        result = quick()
+        assert result.lost == {}
+        assert "\ntorch==" in (Path(run_of(result).data.tags["dlcourse.folder"]) / "environment.txt").read_text()
+
 
 class TestWriting:
     @pytest.fixture
@@ -267,11 +279,23 @@ class TestHowARunEnds:
     def test_killed_by_a_signal(self, signum: signal.Signals, project: Path) -> None:
         before = signal.signal(signum, signal.SIG_DFL)
         run = open_store().start_run("ends", "stopped", {})
-        with pytest.raises(Interrupted, match=signum.name) as stopped, run:
+        with pytest.raises(Interrupted, match=signum.name), run:
             signal.raise_signal(signum)
         assert signal.signal(signum, before) is signal.SIG_DFL
-        assert stopped.value.run_id == run.run_id
         assert open_store().client.get_run(run.run_id).info.status == "KILLED"
+
+    def test_killed_by_a_signal_while_it_ends(self, project: Path) -> None:
+        def interrupt(connection: object) -> None:
+            event.remove(Engine, "commit", interrupt)
+            signal.raise_signal(signal.SIGINT)
+
+        run = open_store().start_run("ends", "late", {}, watched=False)
+        with pytest.raises(Interrupted), run:
+            run.log_metrics({"loss": 1.0})
+            event.listen(Engine, "commit", interrupt)
+        kept = open_store().client.get_run(run.run_id)
+        assert kept.info.status == "KILLED"
+        assert kept.data.metrics == {"loss": 1.0}
 
     def test_nohup_lets_the_terminal_be_closed(self, project: Path) -> None:
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -539,6 +563,52 @@ class TestBadStores:
     ) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert uri in self.complaint(capsys)
+
+    @pytest.mark.parametrize(
+        "uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file:runs?mode=memory&uri=true"]
+    )
+    def test_a_store_in_memory(
+        self, uri: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        said = self.complaint(capsys)
+        assert f"MLFLOW_TRACKING_URI is {uri}, a store in memory" in said
+        assert "sqlite:///PATH/mlflow.db" in said
+
+    @pytest.mark.parametrize(
+        ("scheme", "module", "package"),
+        [
+            ("postgresql", "psycopg", "psycopg[binary]"),
+            ("postgresql+psycopg2", "psycopg2", "psycopg2-binary"),
+            ("mysql+pymysql", "pymysql", "pymysql"),
+        ],
+    )
+    def test_a_database_whose_driver_is_missing(
+        self,
+        scheme: str,
+        module: str,
+        package: str,
+        project: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        if importlib.util.find_spec(module):
+            pytest.skip(f"{module} is installed")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://ada:s3cret@db.example/runs")
+        said = self.complaint(capsys)
+        assert f"{scheme}://ada:***@db.example/runs needs the database driver {module}" in said
+        assert f"pip install '{package}'" in said
+
+    def test_the_driver_of_another_name_that_is_there(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        if importlib.util.find_spec("psycopg"):
+            pytest.skip("psycopg is installed")
+        (project / "site").mkdir()
+        (project / "site" / "psycopg2.py").write_text("")
+        monkeypatch.syspath_prepend(project / "site")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://db.example/runs")
+        assert "postgresql+psycopg2://" in self.complaint(capsys)
 
     def test_an_experiment_that_was_deleted(self, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
         store = open_store()

@@ -102,6 +102,7 @@ def test_a_picture_of_the_runs(pages: Pages, tmp_path: Path) -> None:
 def test_ctrl_c_ends_the_server_and_all_that_it_started(pages: Pages) -> None:
     family = psutil.Process(pages.process.pid).children(recursive=True)
     assert len(family) >= 2
+    assert "mlflow.db" not in str([process.cmdline() for process in family]), "an address may hold a password"
     pages.process.send_signal(signal.SIGINT)
     assert pages.process.wait(30) == 0
     assert pages.process.stdout is not None

@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from dlcourse.baselines import with_every_class
 from dlcourse.data import SPLITS, CourseData, Split, count_shared_rows
 from dlcourse.evaluating import Evaluation, evaluate, evaluate_outputs, values_of
 from dlcourse.learning import CourseModel
@@ -35,16 +36,17 @@ class Assessment:
 MeasuredBaselines = Callable[[Topic, CourseData, CourseModel], dict[str, Evaluation]]
 
 
+def fitting_rows(data: CourseData) -> tuple[Tensor, Tensor]:
+    """What baselines are fitted to: the inputs and targets of the training rows."""
+    train = data.splits["train"]
+    return with_every_class(data.rows.inputs[train], data.rows.targets[train], data.rows.classes)
+
+
 def fit_baselines(topic: Topic, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
     """Each baseline, fitted on the training rows and measured on the judged ones by the model's metrics."""
-    train, judged = data.splits["train"], data.splits[data.judged]
+    seen, judged = fitting_rows(data), data.rows.inputs[data.splits[data.judged]]
     return {
-        name: evaluate_outputs(
-            model,
-            data,
-            data.judged,
-            baseline(data.rows.inputs[train], data.rows.targets[train])(data.rows.inputs[judged]),
-        )
+        name: evaluate_outputs(model, data, data.judged, baseline(*seen)(judged))
         for name, baseline in topic.baselines.items()
     }
 

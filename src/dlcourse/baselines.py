@@ -7,7 +7,7 @@ give them. They work on standardised inputs in float64.
 import hashlib
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -19,6 +19,18 @@ from torch import Tensor
 
 Predictor = Callable[[Tensor], Tensor]
 Baseline = Callable[[Tensor, Tensor], Predictor]
+
+
+def with_every_class(inputs: Tensor, targets: Tensor, classes: Sequence[object]) -> tuple[Tensor, Tensor]:
+    """The rows to fit a baseline to, and for each class that is not among them one more, at the mean of all inputs.
+
+    So a baseline knows of every class, and gives none of them probability 0.
+    """
+    missing = sorted(set(range(len(classes))) - set(targets.tolist())) if classes else []
+    if not missing:
+        return inputs, targets
+    middle = inputs.float().mean(0, keepdim=True).to(inputs.dtype)
+    return torch.cat([inputs, *[middle] * len(missing)]), torch.cat([targets, targets.new_tensor(missing)])
 
 
 def mean(inputs: Tensor, targets: Tensor) -> Predictor:
@@ -33,7 +45,7 @@ def majority(inputs: Tensor, targets: Tensor) -> Predictor:
     The shares are counted with one row more for each class (Laplace), so that none has probability 0. Two classes give
     one logit, that of class 1.
     """
-    shares = torch.bincount(targets).double() + 1
+    shares = torch.bincount(targets).double() + 1  # of every class that the targets name: see with_every_class
     logits = (shares / shares.sum()).log()
     logits = logits[1:] - logits[:1] if len(logits) == 2 else logits
     return lambda rows: logits.float().expand(len(rows), -1)
@@ -79,8 +91,9 @@ def logistic_regression_on_pixels(inputs: Tensor, targets: Tensor) -> Predictor:
         return (images.flatten(1).float() / 255).numpy()
 
     kept = torch.arange(0, len(inputs), max(len(inputs) // PIXEL_ROWS, 1))[:PIXEL_ROWS]
+    images, labels = with_every_class(inputs[kept], targets[kept], range(int(targets.max()) + 1))
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # 100 steps are near enough
-        classifier = LogisticRegression(C=0.01, max_iter=100).fit(pixels(inputs[kept]), targets[kept].numpy())
+        classifier = LogisticRegression(C=0.01, max_iter=100).fit(pixels(images), labels.numpy())
 
     def logits(images: Tensor) -> Tensor:
         parts = [torch.from_numpy(classifier.decision_function(pixels(part))) for part in torch.split(images, 1000)]

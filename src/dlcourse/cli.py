@@ -4,11 +4,23 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from dlcourse import __version__, topics
-from dlcourse.errors import CourseError, Interrupted, SettingsError, suggestion
+from dlcourse.errors import (
+    CourseError,
+    Interrupted,
+    SettingsError,
+    is_foreign,
+    one_line,
+    suggestion,
+    without_password,
+)
 
 VERBS = {
     "train": "Train a topic's model, compare it with its baselines, and keep it all as a run.",
@@ -22,7 +34,23 @@ VERBS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns its exit status: 0 done, 1 failed, 2 not understood, 130 and 143 interrupted."""
+    """Run a command line.
+
+    Returns:
+        Its exit status: 0 done, 1 failed or not wholly kept, 2 not understood, 130 and 143 interrupted, 141 where
+        whoever reads the output has closed it.
+    """
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python writes what is left of the output once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     verb, *flags = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dlcourse").setLevel(logging.INFO)
@@ -46,18 +74,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
             return commands[verb](flags)
     except CourseError as error:
-        print(f"dlcourse: {error}", file=sys.stderr)
+        _say(str(error), error)
         return error.exit_status
     except SystemExit as end:  # argparse, once it has printed what --help or --print_config asks for
         return int(end.code or 0)
     except Interrupted as interrupted:
-        carry_on = f"; carry on with --resume {interrupted.run_id}" if interrupted.run_id else ""
-        print(f"dlcourse: stopped by {interrupted}{carry_on}", file=sys.stderr)
+        _say(f"stopped by {interrupted}", interrupted)
         return 128 + interrupted.signum
     except KeyboardInterrupt:
         print("dlcourse: stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return _unforeseen(error)
     return 0
+
+
+def _say(text: str, error: BaseException) -> None:
+    """One line on stderr, with what the outermost run that was going on adds to it."""
+    said = "; ".join([f"dlcourse: {text}", *getattr(error, "__notes__", [])[-1:]])
+    print(without_password(said), file=sys.stderr)
+
+
+def _unforeseen(error: Exception) -> int:
+    """One line and a file with the traceback; for an error in code that is not ours the traceback itself."""
+    trace = without_password("".join(traceback.format_exception(error)))
+    if is_foreign(error):
+        print(trace, end="", file=sys.stderr)
+        return 1
+    if "the traceback is in" not in "".join(getattr(error, "__notes__", [])[-1:]):  # no run was there to keep it
+        file = Path(tempfile.mkdtemp(prefix="dlcourse-")) / "traceback.txt"
+        file.write_text(trace, encoding="utf-8")
+        error.add_note(f"the traceback is in {file}")
+    _say(f"{type(error).__name__}: {one_line(error)[:300]}", error)
+    return 1
 
 
 def _help() -> str:
@@ -104,7 +155,7 @@ def _train(flags: list[str]) -> int:
     print(result.card, file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print(_json(result.as_dict()))
-    return 1 if result.headline == "diverged" else 0
+    return 1 if result.lost or result.headline == "diverged" else 0
 
 
 def _test(flags: list[str]) -> int:
@@ -133,7 +184,8 @@ def _compare(flags: list[str]) -> int:
     print(comparison, file=sys.stderr if "--json" in flags else sys.stdout)
     if "--json" in flags:
         print(_json(comparison.as_dict()))
-    return 0
+    is_kept = not comparison.lost and not any(each.lost for results in comparison.results.values() for each in results)
+    return 0 if is_kept else 1
 
 
 def _overfit(flags: list[str]) -> int:
@@ -144,7 +196,7 @@ def _overfit(flags: list[str]) -> int:
 
     memory = overfit_from_flags(topic, [flag for flag in flags if flag != "--json"])
     print(_json(dataclasses.asdict(memory)) if "--json" in flags else memory)
-    return 0 if memory.passed else 1
+    return 0 if memory.passed and not memory.lost else 1
 
 
 def _doctor(flags: list[str]) -> int:

@@ -4,7 +4,7 @@ import logging
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results of several experiments, by name, a result a seed."""
+    """Results of several experiments, by name, a result a seed. ``lost`` is what is not in the store, and why."""
 
     topic: str
     run_id: str
     results: dict[str, list[Result]]
+    lost: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         metric, split = _chosen_by(self.results)
@@ -46,7 +47,7 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """All that JSON can hold."""
         results = {name: [each.as_dict() for each in results] for name, results in self.results.items()}
-        return {"topic": self.topic, "run_id": self.run_id, "results": results}
+        return {"topic": self.topic, "run_id": self.run_id, "results": results, "lost": self.lost}
 
 
 def compare(topic: Topic, files: Sequence[str], flags: Sequence[str] = (), seeds: PositiveInt = 1) -> Comparison:
@@ -76,14 +77,24 @@ def compare(topic: Topic, files: Sequence[str], flags: Sequence[str] = (), seeds
     tags = {"dlcourse.kind": "comparison"}
     with open_store().start_run(topic.name, f"compare: {', '.join(names)}"[:120], tags, watched=False) as run:
         results: dict[str, list[Result]] = {}
+        finished: list[str] = []
         for name, file in zip(names, files, strict=True):
             numbers = range(first[file], first[file] + seeds)
             log.info("-- %s, seed%s %s", name, "s" * (seeds > 1), ", ".join(map(str, numbers)))
-            trained = [train_from_flags(topic, ["--config", file, *flags, "--seed", str(seed)]) for seed in numbers]
-            results[name] = [each for each in trained if isinstance(each, Result)]
-        comparison = Comparison(topic.name, run.run_id, results)
-        curves_side_by_side(results).savefig(run.path("figures/comparison.png"), dpi=120)
-        run.path("comparison.txt").write_text(f"{comparison}\n", encoding="utf-8")
+            results[name] = []
+            for seed in numbers:
+                run.advice = "start the command again"
+                if finished:
+                    run.advice += f"; these trainings are finished and kept: {', '.join(finished)}"
+                result = train_from_flags(topic, ["--config", file, *flags, "--seed", str(seed)])
+                if isinstance(result, Result):
+                    results[name].append(result)
+                    finished.append(f"{result.run_name} ({result.run_id})")
+        comparison = Comparison(topic.name, run.run_id, results, run.lost)
+        with run.attempt("figures/comparison.png"):
+            curves_side_by_side(results).savefig(run.path("figures/comparison.png"), dpi=120)
+        with run.attempt("comparison.txt"):
+            run.path("comparison.txt").write_text(f"{comparison}\n", encoding="utf-8")
         run.set_tags({"mlflow.note.content": f"```\n{comparison}\n```"})
     return comparison
 

@@ -78,6 +78,8 @@ class CrossValidation:
     differences: dict[str, dict[str, Difference]]
     headline: str
     card: str
+    lost: dict[str, str]
+    """What is not in the store, and why."""
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -100,7 +102,8 @@ def run_folds(
                 data.fold(number, folds, repeat)
                 place = repeat * folds + number
                 tags = {"dlcourse.kind": "fold", "mlflow.parentRunId": parent.run_id}
-                with store.start_run(topic.name, f"{name}: fold {place}", tags, watched=False) as run:
+                part = f"{name}: fold {place}"
+                with store.start_run(topic.name, part, tags, watched=False, within=parent) as run:
                     run.log_params({"fold": number, "repeat": repeat})
                     model, assessment = _fold(topic, run, data, settings)
                 assessments.append(assessment)
@@ -113,7 +116,8 @@ def run_folds(
 def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple[CourseModel, Assessment]:
     model = new_model(topic, data, settings)
     monitor = topic.monitor if len(data.splits["val"]) else None
-    with tempfile.TemporaryDirectory() as folder:
+    # TensorBoard's files go beside the checkpoints' folder, and stay.
+    with tempfile.TemporaryDirectory(dir=run.path("checkpoints").parent) as folder:
         fitted = fit(topic, run, data, model, settings, monitor, Path(folder), light=True)
         if fitted.divergence.epoch is not None:
             why = diverged(fitted.divergence.epoch, fitted.divergence.loss, model.lr, data.standardize).advice
@@ -174,7 +178,7 @@ def _summary(
     )
     return CrossValidation(
         topic.name, run.run_id, run.name, run.store.shown, folds, repeats, estimates, baselines, differences,
-        headline, card,
+        headline, card, run.lost,
     )  # fmt: skip
 
 

@@ -4,15 +4,17 @@ import dataclasses
 import inspect
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mlflow.entities import Run as StoredRun
 
 from dlcourse import baselines, topics
-from dlcourse.assessment import assess
+from dlcourse.assessment import assess, fitting_rows
 from dlcourse.crossvalidation import CrossValidation, run_folds
 from dlcourse.data import SPLITS, CourseData
 from dlcourse.distributed import Plan, carry_out, check_shares, count_processes, helpers
@@ -26,7 +28,7 @@ from dlcourse.ranges import PositiveInt, Seed
 from dlcourse.reporting import Result, finish, log_start, named
 from dlcourse.settings import Request, Settings, perform, request_from_flags, settings_parser, verb
 from dlcourse.topics import Topic
-from dlcourse.tracking import Store, open_store
+from dlcourse.tracking import Run, open_store
 from dlcourse.trainer import make_trainer
 from dlcourse.verdict import diverged
 
@@ -162,7 +164,7 @@ def run_overfit(topic: Topic, settings: Settings, name: str) -> Memory:
         raise SettingsError("there is nothing to memorise: the rows have no targets, only the weights are in the loss")
     with open_store().start_run(topic.name, f"overfit: {name}", {"dlcourse.kind": "overfit"}, watched=False) as run:
         log_start(run, topic, data, settings)
-        memory = memorise(topic, settings, data, run)
+        memory = dataclasses.replace(memorise(topic, settings, data, run), lost=run.lost)
         run.set_tags({"dlcourse.verdict": str(memory), "mlflow.note.content": str(memory)})
     return memory
 
@@ -252,7 +254,7 @@ def run_experiment(
             fitted.trainer,
             fitted.model,
             data,
-            baselines=partial(_baselines, store),
+            baselines=partial(_baselines, run),
             curves=run.history,
             kept_epoch=fitted.epoch,
         )
@@ -293,20 +295,24 @@ def _files_of(topic: Topic, resume: str) -> Path:
     return store.files_of(store.find_run(resume, topic.name))
 
 
-def _baselines(store: Store, topic: Topic, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
+def _baselines(whole: Run, topic: Topic, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
     """Each baseline on the judged rows: measured once for these rows in these roles and this code, then found again."""
     judge_by = f"{data.judged} {model.headline}"
-    train = data.splits["train"]
+    rows, store = fitting_rows(data), whole.store
     measured = {}
+    known: dict[tuple[str, str], StoredRun] = {}
+    whole.write()
     with store.alone("baselines"):
-        known = store.baselines(topic.name, data.fingerprint, judge_by)
+        with suppress(Exception):  # a store that is gone does not cost the verdict
+            if whole.reachable:
+                known = store.baselines(topic.name, data.fingerprint, judge_by)
         for name, baseline in topic.baselines.items():
             version = baselines.version(baseline)
             if (name, version) in known:
                 outputs = torch.from_numpy(np.load(store.files_of(known[name, version]) / "outputs.npy"))
                 measured[name] = evaluate_outputs(model, data, data.judged, outputs)
                 continue
-            predict = baseline(data.rows.inputs[train], data.rows.targets[train])
+            predict = baseline(*rows)
             tags = {
                 "dlcourse.kind": "baseline",
                 "dlcourse.baseline": name,
@@ -314,7 +320,7 @@ def _baselines(store: Store, topic: Topic, data: CourseData, model: CourseModel)
                 "dlcourse.split": data.fingerprint,
                 "dlcourse.judge": judge_by,
             }
-            with store.start_run(topic.name, f"baseline: {name}", tags, watched=False) as run:
+            with store.start_run(topic.name, f"baseline: {name}", tags, watched=False, within=whole) as run:
                 for split in SPLITS:
                     if not len(data.splits[split]):
                         continue
@@ -322,8 +328,9 @@ def _baselines(store: Store, topic: Topic, data: CourseData, model: CourseModel)
                     evaluation = evaluate_outputs(model, data, split, outputs)
                     run.log_metrics(named(evaluation))
                     if split == data.judged:
-                        np.save(run.path("outputs.npy"), outputs.numpy())
                         measured[name] = evaluation
+                        with run.attempt("outputs.npy"):
+                            np.save(run.path("outputs.npy"), outputs.numpy())
     return measured
 
 
@@ -338,7 +345,7 @@ def test(topic: str | Topic, *, run: str | None = None, checkpoint: str | Path |
         checkpoint: A checkpoint file to measure instead.
 
     Returns:
-        ``test/<metric>`` with standard errors; of training rows, where there are no test rows.
+        ``test/<metric>`` with 95 % intervals; of training rows, where there are no test rows.
 
     Raises:
         CourseError: There is no such run, or the file is no checkpoint of this topic.

@@ -6,6 +6,7 @@ The model is a program of `torch.export` (format pt2): it takes raw inputs, need
 import importlib.metadata
 import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import mlflow.pytorch
 import numpy as np
 import torch
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
@@ -81,7 +83,8 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:
             worst = float((loaded - expected).abs().max())
             raise CourseError(f"loaded back, its answers differ by up to {worst:.3g}")
     except BaseException:
-        client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
+        with suppress(MlflowException):  # where the store is gone, the first error says so
+            client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
     return f"models:/{logged.model_id}"
 

@@ -94,7 +94,8 @@ def lines_through_points(data: CourseData, lines: Mapping[str, Callable[[Tensor]
         with torch.no_grad():
             values = line(grid)[:, 0]
         axes.plot(grid[:, 0], values, style, color=colour, linewidth=width, zorder=depth, label=name)
-    axes.set(xlabel=data.rows.features[0], ylabel=data.rows.answers[0], title="Points and lines")
+    names = {"xlabel": (*data.rows.features, "input")[0], "ylabel": (*data.rows.answers, "target")[0]}
+    axes.set(**names, title="Points and lines")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -25,7 +25,7 @@ from dlcourse.overfitting import Overfitting, OverfittingMonitor
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking import Curve, OwnSignals, Run, RunLogger, Store
-from dlcourse.trainer import Divergence, KeptCheckpoint, divergence_of, make_trainer
+from dlcourse.trainer import AtomicCheckpointIO, Divergence, KeptCheckpoint, divergence_of, make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +130,8 @@ def fit(
     )
     if light and trainer.progress_bar_callback:
         trainer.progress_bar_callback.disable()
+    if run:
+        trainer.strategy.checkpoint_io = RunCheckpointIO(run)
     started = time.perf_counter()
     last = resumed.checkpoint if resumed else None
     try:
@@ -329,9 +331,29 @@ def fit_again(
         logger=RunLogger(run, "refit/") if run else None,
         callbacks=[OwnSignals()],
     )
+    if run:
+        trainer.strategy.checkpoint_io = RunCheckpointIO(run)
     started = time.perf_counter()
     trainer.fit(model, datamodule=data)
     seconds = chosen.seconds + time.perf_counter() - started
+    last = folder / "last.ckpt"
     return dataclasses.replace(
-        chosen, model=model, trainer=trainer, checkpoint=folder / "last.ckpt", seconds=seconds, refitted=True
+        chosen,
+        model=model,
+        trainer=trainer,
+        checkpoint=last if last.is_file() else None,
+        seconds=seconds,
+        refitted=True,
     )
+
+
+class RunCheckpointIO(AtomicCheckpointIO):
+    """Checkpoints of a run: one that cannot be written, as on a full disk, does not cost the training."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with self.run.attempt(f"checkpoints/{Path(path).name}"):
+            super().save_checkpoint(checkpoint, path, storage_options)

@@ -7,7 +7,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import urllib.request
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,10 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from mlflow.entities import Run
 
+from dlcourse import relocation
 from dlcourse.data import data_folder
 from dlcourse.errors import CourseError, one_line
-from dlcourse.tracking import Store, open_store
+from dlcourse.tracking import Store, open_store, request
 
 LEAST_FREE = 1.0
 """Gigabytes of disk, and of memory, below which a training is likely to die."""
@@ -45,10 +45,11 @@ class Finding:
 
 
 def check_machine(*, fix: bool = False) -> list[Finding]:
-    """Look at what every training needs, and for runs that were left RUNNING.
+    """Look at what every training needs, at where the store was before, and for runs that were left RUNNING.
 
     Args:
-        fix: End runs as KILLED whose process, on this machine, is gone.
+        fix: End runs as KILLED whose process, on this machine, is gone, and let the database of a store that was moved
+            or copied find its files.
     """
     store, of_store = _store()
     findings = [
@@ -63,6 +64,7 @@ def check_machine(*, fix: bool = False) -> list[Finding]:
     ]
     if store:
         findings.append(Finding("runs", True, f"{_count(store)} in the store"))
+        findings += _moved(store, fix)
         findings += [_running(store, run, fix) for run in _search(store, "attributes.status = 'RUNNING'")]
     return findings
 
@@ -146,15 +148,14 @@ def _store() -> tuple[Store | None, Finding]:
     if store.folder:
         versions += f", schema {_ask(store, 'SELECT version_num FROM alembic_version')}"
     elif store.uri.startswith("http"):
-        with suppress(OSError), urllib.request.urlopen(f"{store.uri.rstrip('/')}/version", timeout=10) as answer:
+        with suppress(OSError), request(store.uri, "/version") as answer:
             versions += f", the server's {answer.read(20).decode(errors='replace')}"
     return store, Finding("store", True, f"{store.shown} ({versions})")
 
 
 def _ask(store: Store, question: str) -> str:
     """What the database of a store of files answers: MLflow would read every run whole to count them."""
-    database = Path(store.uri.removeprefix("sqlite:///"))
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(f"{store.database.as_uri()}?mode=ro", uri=True)) as connection:
         return str(connection.execute(question).fetchone()[0])
 
 
@@ -172,6 +173,18 @@ def _search(store: Store, wanted: str) -> list[Run]:
         page = store.client.search_runs(experiments, wanted, max_results=1000, page_token=page.token)
         runs += page
     return runs
+
+
+def _moved(store: Store, fix: bool) -> list[Finding]:
+    """Whether the database of a store of files has its files in a folder that the store is no longer in."""
+    if not store.folder or not (old := relocation.old_folders(store.database)):
+        return []
+    text = ", ".join(f"{runs} of them have their files in {folder}" for folder, runs in old.items())
+    if not fix:
+        return [Finding("moved", False, f"by the database {text}, where it was", "dlcourse doctor --fix mends it")]
+    relocation.mend(store.database)
+    left = relocation.old_folders(store.database)
+    return [Finding("moved", True, f"by the database {text}: {'what is there alone is left' if left else 'mended'}")]
 
 
 def _running(store: Store, run: Run, fix: bool) -> Finding:

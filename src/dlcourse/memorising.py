@@ -1,7 +1,7 @@
 """Can the model memorise one batch? If not: a mistake, too little capacity, or a bad learning rate."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -36,6 +36,8 @@ class Memory:
     figures: dict[str, float]
     rows: int
     steps: int
+    lost: dict[str, str] = field(default_factory=dict)
+    """What of the run is not in the store, and why."""
 
     def __str__(self) -> str:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in self.figures.items())

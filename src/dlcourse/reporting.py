@@ -3,15 +3,18 @@
 import dataclasses
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from dlcourse import figures
 from dlcourse.assessment import Assessment
 from dlcourse.data import SPLITS, CourseData
-from dlcourse.errors import one_line
+from dlcourse.errors import CourseError
 from dlcourse.evaluating import Evaluation
 from dlcourse.exporting import log_model
 from dlcourse.fitting import Fitted
@@ -19,7 +22,7 @@ from dlcourse.learning import CourseModel
 from dlcourse.overfitting import Overfitting
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
-from dlcourse.tracking import Run, environment
+from dlcourse.tracking import WAITING, Run, environment, reason
 from dlcourse.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -35,12 +38,14 @@ class Result:
     store: str
     metrics: dict[str, float]
     verdict: Verdict
-    card: str
+    summary: str
     checkpoint: str | None = None
     model_uri: str | None = None
     answers: dict[str, float] = field(default_factory=dict)
     overfitting: Overfitting | None = None
     headline_metric: str = "loss"
+    lost: dict[str, str] = field(default_factory=dict)
+    """What is not in the store, and why."""
     history: dict[str, list[tuple[int, float]]] = field(default_factory=dict, repr=False)
     model: CourseModel | None = field(default=None, repr=False)
     data: CourseData | None = field(default=None, repr=False)
@@ -48,6 +53,13 @@ class Result:
     @property
     def headline(self) -> str:
         return self.verdict.headline
+
+    @property
+    def card(self) -> str:
+        """The verdict for people, and what of the run is not in the store."""
+        if not self.lost:
+            return self.summary
+        return f"{self.summary}\n  not in the store: {', '.join(self.lost)} ({next(iter(self.lost.values()))})"
 
     @property
     def judged_metric(self) -> str:
@@ -60,7 +72,7 @@ class Result:
         kept = {
             each.name: getattr(self, each.name)
             for each in dataclasses.fields(self)
-            if each.name not in ("card", "model", "data", "history", "verdict", "overfitting")
+            if each.name not in ("summary", "model", "data", "history", "verdict", "overfitting")
         }
         overfitting = dataclasses.asdict(self.overfitting) if self.overfitting else None
         return {**kept, "verdict": dataclasses.asdict(self.verdict), "overfitting": overfitting}
@@ -71,8 +83,10 @@ def log_start(run: Run, topic: Topic, data: CourseData, settings: Settings) -> N
     run.log_params(settings.flat())
     sizes = {split: len(data.splits[split]) for split in SPLITS}
     run.log_rows(topic.name, data.rows.digest, data.rows.source, sizes)
-    run.path("settings.yaml").write_text(settings.as_yaml(), encoding="utf-8")
-    run.path("environment.txt").write_text(environment(), encoding="utf-8")
+    with run.attempt("settings.yaml"):
+        run.path("settings.yaml").write_text(settings.as_yaml(), encoding="utf-8")
+    with run.attempt("environment.txt"):
+        run.path("environment.txt").write_text(environment(), encoding="utf-8")
     rows = ", ".join(f"{count} {figures.NAMES[split]}" for split, count in sizes.items() if count)
     log.info("%s: %s rows of %s; run %s", topic.name, rows, data.rows.source, run.run_id)
 
@@ -96,7 +110,17 @@ def finish(
     verdict: Verdict,
     assessment: Assessment | None,
 ) -> Result:
-    """Write figures, pictures, model and verdict to the run; there is no assessment of a training that diverged."""
+    """Write the verdict first, then figures, pictures and model to the run; each may fail without the others.
+
+    There is no assessment of a training that diverged.
+    """
+    run.set_tags(
+        {
+            "dlcourse.verdict": verdict.headline,
+            "dlcourse.learned": "unknown" if verdict.learned is None else str(verdict.learned).lower(),
+            "dlcourse.overfitting": str(fitted.overfitting or "not measured"),
+        }
+    )
     evaluations = assessment.evaluations.values() if assessment else ()
     metrics = {name: value for each in evaluations for name, value in named(each).items()}
     metrics |= {"best/epoch": float(fitted.epoch), "fit_seconds": fitted.seconds}
@@ -105,29 +129,32 @@ def finish(
     )
     result.overfitting, result.headline_metric = fitted.overfitting, fitted.model.headline
     result.history = {name: list(points) for name, points in run.history.items()}
+    result.lost = run.lost
     run.log_metrics(metrics)
-    _draw(topic, run, fitted, assessment)
     model_line = "none, since there is nothing in it to use"
     if verdict.headline != "diverged":
         result.checkpoint = str(fitted.checkpoint) if fitted.checkpoint else None
-        result.answers = _answers(fitted)
-        run.log_metrics({f"answer/{question}": value for question, value in result.answers.items()})
+        with run.attempt("answers"):
+            result.answers = _answers(fitted)
+        # 1e+06 is no name for MLflow, 1e06 is one.
+        run.log_metrics({f"answer/{asked.replace('+', '')}": value for asked, value in result.answers.items()})
+    else:
+        run.fail(f"diverged: {verdict.advice}")
+    _draw(topic, run, fitted, assessment)
+    if verdict.headline != "diverged":
         rows = fitted.data.rows.inputs[fitted.data.splits[fitted.data.judged][:256]]
         try:
+            if not run.reachable:
+                raise CourseError(run.lost[WAITING])
             result.model_uri = log_model(run, fitted.model, rows, fitted.epoch)
             model_line = f"{result.model_uri}, verified: loaded back, same answers on {len(rows)} rows"
         except Exception as error:  # an export that fails must not cost the training
-            log.warning("the model is not in the store: %s", one_line(error)[:300])
-            model_line = f"not verified: {one_line(error)[:120]}"
-    else:
-        run.fail(f"diverged: {verdict.advice}")
-    result.card = _card(result, run, fitted, assessment, model_line)
+            log.warning("the model is not in the store: %s", reason(error))
+            model_line = f"not verified: {reason(error)[:120]}"
+    result.summary = _card(result, run, fitted, assessment, model_line)
     run.set_tags(
         {
             "mlflow.note.content": f"```\n{result.card}\n```",
-            "dlcourse.verdict": verdict.headline,
-            "dlcourse.learned": "unknown" if verdict.learned is None else str(verdict.learned).lower(),
-            "dlcourse.overfitting": str(fitted.overfitting or "not measured"),
             "dlcourse.verified": str(result.model_uri is not None).lower(),
         }
     )
@@ -135,16 +162,19 @@ def finish(
 
 
 def _draw(topic: Topic, run: Run, fitted: Fitted, assessment: Assessment | None) -> None:
-    pictures = {"learning-curves": figures.learning_curves(run.history, "loss", fitted.epoch, fitted.overfitting)}
+    pictures: dict[str, Callable[[], Figure | None]] = {
+        "learning-curves": lambda: figures.learning_curves(run.history, "loss", fitted.epoch, fitted.overfitting)
+    }
     if "train/accuracy" in run.history:
-        pictures["accuracy-curves"] = figures.learning_curves(run.history, "accuracy", fitted.epoch)
+        pictures["accuracy-curves"] = lambda: figures.learning_curves(run.history, "accuracy", fitted.epoch)
     if assessment:
         fitted.model.cpu().eval()
-        for name, draw in topic.pictures.items():
-            if picture := draw(fitted.model, fitted.data, assessment.judged):
-                pictures[name] = picture
-    for name, figure in pictures.items():
-        figure.savefig(run.path(f"figures/{name}.png"), dpi=120)
+        judged = fitted.model, fitted.data, assessment.judged
+        pictures |= {name: partial(draw, *judged) for name, draw in topic.pictures.items()}
+    for name, draw in pictures.items():
+        with run.attempt(f"figures/{name}.png"):
+            if picture := draw():
+                picture.savefig(run.path(f"figures/{name}.png"), dpi=120)
 
 
 def _answers(fitted: Fitted) -> dict[str, float]:
@@ -176,8 +206,8 @@ def _card(result: Result, run: Run, fitted: Fitted, assessment: Assessment | Non
     lines.append(("stopped", f"{stopped}; the weights of epoch {fitted.epoch} are kept"))
     if fitted.refitted:
         lines.append(("refit", f"anew on training and validation rows, for {fitted.epoch + 1} epochs"))
-    for question, answer in result.answers.items():
-        lines.append(("answer", f"{data.rows.features[0]} {question}: {data.rows.answers[0]} {answer:.2f}"))
+    asked, told = (*data.rows.features, "input")[0], (*data.rows.answers, "answer")[0]
+    lines += [("answer", f"{asked} {question}: {told} {answer:.2f}") for question, answer in result.answers.items()]
     lines.append(("model", model_line))
     lines.append(("run", f"{run.run_id} in {run.store.shown}"))
     lines.append(("look", "make ui, or dlcourse ui"))

@@ -5,10 +5,12 @@ Everything goes through an `MlflowClient` of its own: MLflow's global state (act
 """
 
 import atexit
+import base64
 import errno
 import getpass
 import http.client
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import math
@@ -24,12 +26,13 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -41,10 +44,14 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from dlcourse import relocation
 from dlcourse.data import Split
-from dlcourse.errors import CourseError, Interrupted, one_line
+from dlcourse.errors import CourseError, Interrupted, address, is_foreign, one_line, shown, without_password
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A server that is gone would hold each call for minutes. What it misses waits here, and is sent when it answers again.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -53,12 +60,18 @@ import mlflow.entities as mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 log = logging.getLogger(__name__)
 
 LIMIT = {"metrics": 1000, "params": 100, "tags": 100}
 SECONDS_BETWEEN_WRITES = 1.0
 """Epochs shorter than this share a write: a write takes milliseconds however little it holds."""
+SECONDS_BETWEEN_TRIES = 30.0
+"""How long a store that could not be written is left alone while a training goes on."""
+DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+"""Packages of database drivers that are not called as the module is."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,7 @@ class Store:
     ``folder`` is that of a store of files, ``mlruns/`` unless told otherwise; None for a server or another database.
     """
 
-    uri: str
+    uri: str = field(repr=False)
     folder: Path | None
 
     @cached_property
@@ -77,7 +90,12 @@ class Store:
 
     @property
     def shown(self) -> str:
-        return str(self.folder) if self.folder and self.folder.name == "mlruns" else self.uri
+        return str(self.folder) if self.folder and self.folder.name == "mlruns" else shown(self.uri)
+
+    @property
+    def database(self) -> Path:
+        """The database of a store of files."""
+        return Path(self.uri.removeprefix("sqlite:///"))
 
     def experiment(self, topic: str) -> str:
         """The id of the topic's experiment, made where it is missing."""
@@ -96,12 +114,25 @@ class Store:
             raise CourseError(
                 f"the experiment {topic!r} was deleted in {self.shown}: choose another store, or restore it with "
                 f"`{_mlflow('experiments', 'restore', '--experiment-id', found.experiment_id)}` "
-                f"while MLFLOW_TRACKING_URI is {self.uri}"
+                f"while MLFLOW_TRACKING_URI is {shown(self.uri)}"
             )
+        if self.folder and (place := relocation.here(found.artifact_location, self.folder)):
+            relocation.keep_here(self.database, found.experiment_id, place)
         return str(found.experiment_id)
 
-    def start_run(self, topic: str, name: str, tags: Mapping[str, str], *, watched: bool = True) -> "Run":
-        """Begin a run; use it as a context, whose end says how it ended. ``watched``: with the machine's load."""
+    def start_run(
+        self, topic: str, name: str, tags: Mapping[str, str], *, watched: bool = True, within: "Run | None" = None
+    ) -> "Run":
+        """Begin a run; use it as a context, whose end says how it ended.
+
+        Args:
+            topic: The topic.
+            name: The run's name.
+            tags: Tags that it has from the beginning.
+            watched: Whether to log the machine's load.
+            within: The run that this one is a part of. A part that the store does not take goes on without being kept,
+                and is told of as a loss of the whole.
+        """
         everyone = {
             "mlflow.user": _user(),
             "mlflow.source.type": "LOCAL",
@@ -111,8 +142,16 @@ class Store:
             "dlcourse.pid": str(os.getpid()),
             "dlcourse.topic": topic,
         }
-        run = self.client.create_run(self.experiment(topic), tags={**everyone, **_commit(), **tags}, run_name=name)
-        return Run(self, run, watched)
+        try:
+            if within and not within.reachable:
+                raise CourseError(within.lost[WAITING])
+            run = self.client.create_run(self.experiment(topic), tags={**everyone, **_commit(), **tags}, run_name=name)
+        except Exception as error:
+            if within is None:
+                raise
+            within.lose(name, error)
+            return Run(self, None, name, watched=False)
+        return Run(self, run, name, watched=watched, within=within)
 
     def find_run(self, wanted: str, topic: str) -> mlflow.Run:
         """A topic's run by its id, the beginning of its id, or its name; of several with that name the newest."""
@@ -142,6 +181,10 @@ class Store:
 
     def files_of(self, run: mlflow.Run) -> Path:
         """A folder with the run's artifacts: its own where it is on this disk, else a copy until the process ends."""
+        if self.folder and (place := relocation.here(run.info.artifact_uri, self.folder)):
+            moved = relocation.path_of(place)
+            if moved.is_dir():
+                return moved
         folder = Path(run.data.tags.get("dlcourse.folder", ""))
         if run.data.tags.get("dlcourse.host") == socket.gethostname() and folder.is_dir():
             return folder
@@ -154,7 +197,8 @@ class Store:
         """Keep other processes of this store of files out while something is made once."""
         with ExitStack() as stack:
             if self.folder:
-                stack.enter_context(FileLock(self.folder / f"{purpose}.lock"))
+                with suppress(OSError):  # on a full disk; then at worst a thing is made twice
+                    stack.enter_context(FileLock(self.folder / f"{purpose}.lock"))
             yield
 
 
@@ -168,6 +212,9 @@ def open_store(start: Path | None = None) -> Store:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # misses pip where uv made the environment
+    # Of a store that does not answer or is full the run itself tells, in one line.
+    for name in ("mlflow.system_metrics", "mlflow.store.db", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
         return _open_other(uri)
@@ -191,7 +238,19 @@ def _open_files(database: Path) -> Store:
             log.info("making the store %s (once, takes some seconds)", database)
         _check_sqlite(database)
         _check_database(store)
+    if folder not in _told and (old := relocation.old_folders(database)):
+        _told.add(folder)
+        log.warning(
+            "%s was in %s before: its runs are found here, and new ones are kept here; "
+            "`dlcourse doctor --fix` makes MLflow's pages find them as well",
+            folder,
+            " and ".join(map(str, old)),
+        )
     return store
+
+
+_told: set[Path] = set()
+"""Stores of which this process has said that they were moved."""
 
 
 def _check_folder(folder: Path) -> None:
@@ -224,8 +283,10 @@ def _check_sqlite(database: Path) -> None:
 
 def _open_other(uri: str) -> Store:
     parts = urllib.parse.urlsplit(uri)
-    if uri.startswith("sqlite:///") and not parts.query:
-        return _open_files(Path(uri.removeprefix("sqlite:///")).resolve())
+    if parts.scheme.startswith("sqlite"):
+        _check_is_on_disk(uri)
+        if uri.startswith("sqlite:///") and not parts.query:
+            return _open_files(Path(uri.removeprefix("sqlite:///")).resolve())
     if len(parts.scheme) < 2 or parts.scheme == "file":  # one letter is a drive's
         raise CourseError(
             f"MLFLOW_TRACKING_URI is {uri}, a folder, and MLflow no longer keeps runs in folders: "
@@ -233,17 +294,60 @@ def _open_other(uri: str) -> Store:
         )
     if parts.scheme in ("http", "https"):
         try:
-            urllib.request.urlopen(uri, timeout=10).close()
+            request(uri).close()
         except (OSError, ValueError, http.client.HTTPException) as error:
             # With a lower status it answers; whether it lets us in shows with the first real request.
             if not isinstance(error, urllib.error.HTTPError) or error.code >= 500:
                 raise CourseError(
-                    f"the tracking server {uri} does not answer ({one_line(error)}): start it, "
+                    f"the tracking server {shown(uri)} does not answer ({one_line(error)}): start it, "
                     "or unset MLFLOW_TRACKING_URI"
-                ) from error
+                ) from _presentable(error)
+    else:
+        _check_driver(uri)
     store = Store(uri, None)
     _check_database(store)
     return store
+
+
+def request(uri: str, path: str = "") -> http.client.HTTPResponse:
+    """What a server says of a path, to the name and password that may be in its URI; raises as urlopen does."""
+    asked = urllib.request.Request(address(uri) + path)
+    if user := urllib.parse.urlsplit(uri).netloc.rpartition("@")[0]:
+        asked.add_header("Authorization", f"Basic {base64.b64encode(urllib.parse.unquote(user).encode()).decode()}")
+    answer: http.client.HTTPResponse = urllib.request.urlopen(asked, timeout=10)
+    return answer
+
+
+def _check_is_on_disk(uri: str) -> None:
+    with suppress(ArgumentError):  # what is no address at all MLflow says
+        url = make_url(uri)
+        if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":
+            raise CourseError(
+                f"MLFLOW_TRACKING_URI is {uri}, a store in memory, whose runs are gone with the process: "
+                "set it to sqlite:///PATH/mlflow.db, or unset it"
+            )
+
+
+def _check_driver(uri: str) -> None:
+    """Ask for a database's driver first: MLflow tries again and again to connect without one."""
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except ModuleNotFoundError as error:
+        missing = str(error.name)
+        remedy = f"pip install '{DRIVERS.get(missing, missing)}'"
+        if missing == "psycopg" and importlib.util.find_spec("psycopg2"):
+            remedy = f"psycopg2, which is here, takes postgresql+psycopg2://; or {remedy}"
+        elif missing == "psycopg2" and importlib.util.find_spec("psycopg"):
+            remedy = f"psycopg 3, which is here, takes postgresql+psycopg://; or {remedy}"
+        text = f"{shown(uri)} needs the database driver {missing}, which is not installed: {remedy}"
+        raise CourseError(text) from _presentable(error)
+    except (ArgumentError, NoSuchModuleError):
+        pass  # no database: a kind of store that MLflow may know
+
+
+def _presentable(error: Exception) -> Exception | None:
+    """An error as the cause of another one; None where Python would show a password with it."""
+    return error if without_password(str(error)) == str(error) else None
 
 
 def _check_database(store: Store) -> None:
@@ -252,14 +356,15 @@ def _check_database(store: Store) -> None:
         store.client.search_experiments(max_results=1)
     except Exception as error:  # the database drivers raise what they like
         message = one_line(error)
+        cause = _presentable(error)
         if "out-of-date database schema" in message or "Can't locate revision" in message:
             if _is_newer(message):
                 remedy = "was made by a newer MLflow: update this one (pip install -U mlflow), or use another folder"
             else:
-                upgrade = _mlflow("db", "upgrade", store.uri)
+                upgrade = _mlflow("db", "upgrade", shown(store.uri))
                 remedy = f"was made by an older MLflow: copy it to be safe, then run `{upgrade}`"
-            raise CourseError(f"the store {store.shown} {remedy}") from error
-        raise CourseError(f"the store {store.shown} cannot be opened: {message[:300]}") from error
+            raise CourseError(f"the store {store.shown} {remedy}") from cause
+        raise CourseError(f"the store {store.shown} cannot be opened: {message[:300]}") from cause
 
 
 def _mlflow(*arguments: str) -> str:
@@ -320,30 +425,81 @@ class OwnSignals(Callback):
             signal.signal(signal.SIGTERM, self.answer)
 
 
+def reason(error: BaseException) -> str:
+    """What went wrong, as short as can be: libraries wrap what the system said, some of them several times."""
+    while not isinstance(error, CourseError):
+        wraps = type(error).__module__.partition(".")[0] in ("mlflow", "requests", "urllib3")
+        cause = error.__cause__ or (error.__context__ if wraps else None)
+        if cause is None:
+            break
+        error = cause
+    said = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+    return one_line(said if isinstance(error, CourseError) else f"{type(error).__name__}: {said}")[:300]
+
+
+WAITING = "settings, curves and tags"
+"""What is lost where the store cannot be written."""
+TRACEBACK = "traceback.txt"
+
+
 class Run:
     """One run, and its only writer.
 
+    A store that cannot be written does not end a training: what it should have had waits, and is sent when it can be.
+    ``lost`` has what is not in the store, with the reason.
+
     ``folder`` is where the run's files are put together: its artifact folder itself where that is on this disk, else
     a temporary one that is sent off when the run ends. ``history`` has every metric logged so far: (step, value).
+    ``advice`` says how to go on from a run that was stopped; without one, its checkpoint does.
     """
 
-    def __init__(self, store: Store, run: mlflow.Run, watched: bool) -> None:
+    def __init__(
+        self, store: Store, run: mlflow.Run | None, name: str, *, watched: bool, within: "Run | None" = None
+    ) -> None:
         self.store = store
-        self._watched = watched
-        self.run_id: str = run.info.run_id
-        self.name: str = run.info.run_name
-        self.experiment_id: str = run.info.experiment_id
+        self.name = name
+        self.lost: dict[str, str] = {}
         self.history: dict[str, list[tuple[int, float]]] = {}
-        self._waiting: list[mlflow.Metric] = []
+        self.advice: str | None = None
+        self.run_id: str = run.info.run_id if run else ""
+        self.experiment_id: str = run.info.experiment_id if run else ""
+        self._is_kept = run is not None
+        self._watched = watched
+        self._within = within
+        self._waiting: dict[str, list[Any]] = {"tags": [], "params": [], "metrics": []}
         self._written = time.monotonic()
         self._failure: str | None = None
-        place = urllib.parse.urlsplit(run.info.artifact_uri)
+        self._status: str | None = None
+        place = urllib.parse.urlsplit(run.info.artifact_uri if run else "nowhere:/")
         self._remote = place.scheme not in ("", "file")
         if self._remote:
             self.folder = Path(tempfile.mkdtemp(prefix=f"dlcourse-{self.run_id}-"))
         else:
             self.folder = Path(urllib.request.url2pathname(place.path))
         self.set_tags({"dlcourse.folder": str(self.folder)})
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the store took what it was last given."""
+        return WAITING not in self.lost
+
+    @contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """Let what is done within fail alone. It is lost then, unless it succeeds later; all else goes on."""
+        try:
+            yield
+        except Exception as error:
+            self.lose(what, error)
+        else:
+            self.lost.pop(what, None)
+
+    def lose(self, what: str, error: Exception) -> None:
+        """Keep in mind that something is not in the store."""
+        why = reason(error)
+        if why not in self.lost.values():
+            trace = f"\n{without_password(''.join(traceback.format_exception(error)))}" if is_foreign(error) else ""
+            log.warning("not in the store: %s (%s)%s", what, why, trace)
+        self.lost[what] = why
 
     def path(self, name: str) -> Path:
         """Where to write one of the run's files; ``name`` is its path among the run's artifacts."""
@@ -352,14 +508,15 @@ class Run:
         return path
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        entries = [mlflow.Param(name, _plain(value)) for name, value in params.items()]
-        for start in range(0, len(entries), LIMIT["params"]):
-            self.store.client.log_batch(self.run_id, params=entries[start : start + LIMIT["params"]])
+        self._waiting["params"] += [mlflow.Param(name, _plain(value)) for name, value in params.items()]
+        if self.reachable:
+            self.write()
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        entries = [mlflow.RunTag(name, value) for name, value in tags.items()]
-        for start in range(0, len(entries), LIMIT["tags"]):
-            self.store.client.log_batch(self.run_id, tags=entries[start : start + LIMIT["tags"]])
+        others = [tag for tag in self._waiting["tags"] if tag.key not in tags]
+        self._waiting["tags"] = others + [mlflow.RunTag(name, value) for name, value in tags.items()]
+        if self.reachable:
+            self.write()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Keep metrics for the next write; what is not a number is left out, since no chart can show it."""
@@ -367,37 +524,58 @@ class Run:
         for name, value in metrics.items():
             if math.isfinite(value):
                 self.history.setdefault(name, []).append((step, value))
-                self._waiting.append(mlflow.Metric(name, value, now, step))
-        if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
+                if f"metrics: {name}" not in self.lost:
+                    self._waiting["metrics"].append(mlflow.Metric(name, value, now, step))
+        patience = SECONDS_BETWEEN_WRITES if self.reachable else SECONDS_BETWEEN_TRIES
+        if time.monotonic() - self._written > patience:
             self.write()
 
     def write(self) -> None:
-        """Send the waiting metrics to the store."""
-        while self._waiting:
-            self.store.client.log_batch(self.run_id, metrics=self._waiting[: LIMIT["metrics"]])
-            del self._waiting[: LIMIT["metrics"]]
+        """Send what is waiting to the store. What cannot be sent waits on; what the store refuses is lost."""
+        if not self._is_kept:
+            return
+        with self.attempt(WAITING):
+            for kind, entries in self._waiting.items():
+                while entries:
+                    self._send(kind, entries[: LIMIT[kind]])
+                    del entries[: LIMIT[kind]]
         self._written = time.monotonic()
+
+    def _send(self, kind: str, entries: list[Any]) -> None:
+        """A batch with a name or value that the store does not take is refused whole: halve it until that is alone."""
+        refused: MlflowException | None = None
+        try:
+            self.store.client.log_batch(self.run_id, **{kind: entries})  # type: ignore[arg-type]
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            refused = error
+        if refused and len(entries) == 1:
+            self.lose(f"{kind}: {entries[0].key}", refused)
+        elif refused:
+            middle = len(entries) // 2
+            self._send(kind, entries[:middle])
+            self._send(kind, entries[middle:])
 
     def log_rows(self, name: str, digest: str, source: str, splits: Mapping[Split, int]) -> None:
         """The data set and how many rows of it play which part."""
         contexts: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
-        self.store.client.log_inputs(
-            self.run_id,
-            [
-                mlflow.DatasetInput(
-                    mlflow.Dataset(
-                        f"{name} ({contexts[split]})",
-                        digest,
-                        "local",
-                        json.dumps({"uri": source}),
-                        profile=json.dumps({"num_rows": rows}),
-                    ),
-                    [mlflow.InputTag("mlflow.data.context", contexts[split])],
-                )
-                for split, rows in splits.items()
-                if rows
-            ],
-        )
+        inputs = [
+            mlflow.DatasetInput(
+                mlflow.Dataset(
+                    f"{name} ({contexts[split]})",
+                    digest,
+                    "local",
+                    json.dumps({"uri": source}),
+                    profile=json.dumps({"num_rows": rows}),
+                ),
+                [mlflow.InputTag("mlflow.data.context", contexts[split])],
+            )
+            for split, rows in splits.items()
+            if rows
+        ]
+        with self.attempt("the data set's name"):
+            self.store.client.log_inputs(self.run_id, inputs)
 
     def fail(self, reason: str) -> None:
         """Let the run end as FAILED, with the reason in its note, though nothing is raised."""
@@ -407,36 +585,88 @@ class Run:
         self._stack = ExitStack()
         self._stack.enter_context(interruptible())
         if self._watched:
-            monitor = SystemMetricsMonitor(self.run_id, tracking_uri=self.store.uri)  # type: ignore[no-untyped-call]
-            monitor.start()  # type: ignore[no-untyped-call]  # samples after ten seconds: shorter runs have none
-            self._stack.callback(monitor.finish)
+            self._monitor = SystemMetricsMonitor(self.run_id, tracking_uri=self.store.uri)  # type: ignore[no-untyped-call]
+            self._monitor.start()  # type: ignore[no-untyped-call]  # samples after ten seconds: shorter runs have none
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
-        self._stack.close()
-        status = "FINISHED"
-        if isinstance(error, (Interrupted, KeyboardInterrupt)):
-            status, self._failure = "KILLED", f"stopped by {one_line(error) or 'Ctrl-C'}"
-            if isinstance(error, Interrupted):
-                error.run_id = self.run_id
-        elif error is not None:
-            status, self._failure = "FAILED", f"{type(error).__name__}: {one_line(error)}"
-        elif self._failure:
-            status = "FAILED"
-        # A store that is gone must not hide the error that came first.
-        with suppress(Exception) if error is not None else ExitStack():
-            self.write()
-            if self._failure:
-                self.set_tags({"dlcourse.error": self._failure[:5000]})
-                if error is not None:
-                    self.set_tags({"mlflow.note.content": self._failure[:5000]})
-            if self._remote and self.folder.exists():
-                self.store.client.log_artifacts(self.run_id, str(self.folder))
-                shutil.rmtree(self.folder)
-            self.store.client.set_terminated(self.run_id, status)
+        with self._stack:
+            try:
+                self._end(error)
+            except (Interrupted, KeyboardInterrupt) as late:  # all else costs no more than the step it happens in
+                if self._status is None:
+                    self._end(late, at_once=True)
+                raise
         return False
+
+    def _end(self, error: BaseException | None, at_once: bool = False) -> None:
+        """Send what is left, each part by itself, and the status last: a run that says FINISHED has all the rest.
+
+        ``at_once`` leaves out the files, which may take minutes to send.
+        """
+        is_stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
+        if is_stopped:
+            self._failure = f"stopped by {one_line(error) or 'Ctrl-C'}"
+        elif error is not None:
+            self._failure = f"{type(error).__name__}: {one_line(error)}"
+        is_resumable = (self.folder / "checkpoints" / "last.ckpt").is_file()
+        go_on = self.advice or (f"carry on with --resume {self.run_id}" if is_resumable else "start the command again")
+        notes = [go_on] if is_stopped or is_resumable or self.advice else []
+        if isinstance(error, Exception) and not isinstance(error, CourseError) and not self._within:
+            with self.attempt(TRACEBACK):
+                file = self.path(TRACEBACK)
+                file.write_text(without_password("".join(traceback.format_exception(error))), encoding="utf-8")
+                place = f"{TRACEBACK} of run {self.run_id}" if self._remote else file
+                notes.insert(0, f"the traceback is in {place}")
+        if self._watched:
+            self._monitor.finish()  # type: ignore[no-untyped-call]
+        if self._failure:
+            tags = {"dlcourse.error": self._failure[:5000]}
+            if error is not None:
+                tags["mlflow.note.content"] = self._failure[:5000]
+            self.set_tags(tags)
+        self.write()
+        if self._remote and self.folder.exists():
+            with self.attempt("its files"):
+                if at_once or not self.reachable:
+                    raise CourseError(self.lost.get(WAITING, "stopped"))
+                if self._is_kept:
+                    self.store.client.log_artifacts(self.run_id, str(self.folder))
+                shutil.rmtree(self.folder)
+        if self.lost and self.reachable:
+            self.set_tags({"dlcourse.lost": self._losses()[:5000]})
+        is_whole = self.reachable and not (self._within and self.lost)  # a baseline is found again, and must be whole
+        status = "KILLED" if is_stopped else "FINISHED" if is_whole and not self._failure else "FAILED"
+        if self._is_kept:
+            with self.attempt("how it ended"):
+                self.store.client.set_terminated(self.run_id, status)
+                self._status = status
+        if self._within:
+            self._within.lost |= {f"{self.name}: {what}": why for what, why in self.lost.items()}
+        elif error is not None and notes:
+            error.add_note("; ".join(notes))
+        if self.lost and self._is_kept and not self._within:
+            log.error("%s", self._epitaph(status, go_on))
+
+    def _losses(self) -> str:
+        """What is lost, by the reason."""
+        whats: dict[str, list[str]] = {}
+        for what, why in self.lost.items():
+            whats.setdefault(why, []).append(what)
+        return "; ".join(f"{', '.join(each)} ({why})" for why, each in whats.items())
+
+    def _epitaph(self, status: str, go_on: str) -> str:
+        """One line: what is lost, what is kept where, and how to go on."""
+        parts = [f"run {self.run_id} is not wholly in the store {self.store.shown}: {self._losses()}"]
+        if self.folder.exists():
+            parts.append(f"its files are in {self.folder}")
+        if self._status is None:
+            parts.append("it is still marked RUNNING, which `dlcourse doctor --fix` mends")
+        if status != "FINISHED" or self._status is None:
+            parts.append(f"when the store can be written again, {go_on}")
+        return "; ".join(parts)
 
 
 class RunLogger(Logger):
@@ -487,7 +717,11 @@ class Curve(Callback):
 
 def environment() -> str:
     """Machine and packages, a line each."""
-    packages = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+    packages = {}
+    for each in importlib.metadata.distributions():
+        with suppress(OSError, KeyError):  # an installation that was broken off has no METADATA, or no name in it
+            if name := each.metadata["Name"]:
+                packages[name] = each.version
     machine = [f"# {platform.platform()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores"]
     machine += [f"# Python {platform.python_version()}"]
     return "\n".join(machine + [f"{name}=={packages[name]}" for name in sorted(packages, key=str.lower)]) + "\n"
@@ -503,7 +737,7 @@ def _command() -> str:
         return "python"
     program = Path(sys.argv[0])
     name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
-    return " ".join([name, *map(shlex.quote, sys.argv[1:])])
+    return without_password(" ".join([name, *map(shlex.quote, sys.argv[1:])]))
 
 
 def _user() -> str:

@@ -14,6 +14,7 @@ from typing import IO
 import psutil  # type: ignore[import-untyped]
 
 from dlcourse.errors import CourseError, Interrupted, one_line
+from dlcourse.errors import address as server_address
 from dlcourse.ranges import PositiveInt
 from dlcourse.tracking import Store, interruptible, open_store
 
@@ -29,16 +30,17 @@ def ui(*, host: str = "127.0.0.1", port: PositiveInt = 5000) -> int:
     store = open_store()
     if store.uri.startswith("http"):
         # The link makes its own page one of model training; a link in it leads to what the browser was told last.
-        pages = links(store, store.uri.rstrip("/") + "/", "?workflowType=machine_learning")
+        pages = links(store, f"{server_address(store.uri)}/", "?workflowType=machine_learning")
         print(f"the runs are on a server; open\n{pages}")
         return 0
     _check_free(host, port)
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", host, "--port", str(port), "--workers", "1", "--app-name", "dlcourse"]
     if store.folder:
         command += ["--default-artifact-root", (store.folder / "artifacts").as_uri()]
     switches = {
+        "MLFLOW_BACKEND_STORE_URI": store.uri,  # not on the command line, which all who use this machine can see
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for language models
     }

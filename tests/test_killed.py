@@ -1,0 +1,115 @@
+"""A process that is killed in the last phase of a run: what it leaves tells no lie, and doctor names it."""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+import dlcourse
+from dlcourse.machine import check_machine
+from tests.conftest import ROOT
+
+TRAININGS = """
+SELECT status,
+    EXISTS (SELECT 1 FROM tags WHERE run_uuid = runs.run_uuid AND key = 'dlcourse.verdict'),
+    EXISTS (SELECT 1 FROM tags WHERE run_uuid = runs.run_uuid AND key = 'mlflow.note.content'),
+    (SELECT count(*) FROM tags WHERE run_uuid = runs.run_uuid AND key IN ('dlcourse.pid', 'dlcourse.host'))
+FROM runs JOIN tags AS kinds USING (run_uuid) WHERE kinds.key = 'dlcourse.kind' AND kinds.value = 'training'
+"""
+
+
+def trainings(database: Path) -> list[tuple[str, bool, bool, int]]:
+    """Of each training: its status, whether it has its verdict and its card, and how many of the tags doctor needs."""
+    with closing(sqlite3.connect(database)) as connection:  # which rolls back what was cut off in the middle
+        return connection.execute(TRAININGS).fetchall()
+
+
+def test_between_any_two_writes_to_the_store(project: Path) -> None:
+    """Looks at the database before each commit: that is what a SIGKILL at that moment would leave."""
+    found: list[list[tuple[str, bool, bool, int]]] = []
+
+    def look(connection: object) -> None:
+        found.append(trainings(project / "mlruns" / "mlflow.db"))
+
+    event.listen(Engine, "commit", look)
+    try:
+        dlcourse.train("height-weight", trainer={"max_epochs": 2})
+    finally:
+        event.remove(Engine, "commit", look)
+    found.append(trainings(project / "mlruns" / "mlflow.db"))
+    seen = [training for moment in found for training in moment]
+    assert len(seen) > 20
+    assert {status for status, *_ in seen} == {"RUNNING", "FINISHED"}
+    for status, has_verdict, has_card, tags in seen:
+        assert tags == 2, "doctor tells by process and host"
+        assert status == "RUNNING" or (has_verdict and has_card)
+
+
+KILLED = """
+import os, random, shutil, signal, sys, threading, time
+from pathlib import Path
+import dlcourse, dlcourse.experiment, mlflow.pytorch, torch
+from tests.samples import Line
+
+template, folders = Path(sys.argv[1]), Path(sys.argv[2])
+fraction, seconds = 0.0, None
+
+
+class Killed(Line):
+    def on_fit_end(self):
+        global fit_ended
+        fit_ended = time.monotonic()
+        if seconds is not None:
+            threading.Timer(fraction * seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+
+topic = __import__("dataclasses").replace(dlcourse.topics.find("height-weight"), model=Killed)
+chance = random.Random(0)
+
+
+def train(number):
+    shutil.copytree(template, folders / str(number) / "mlruns")
+    os.chdir(folders / str(number))
+    dlcourse.train(topic, trainer={"max_epochs": 2})
+
+
+train(0)  # so that all is loaded that the others need
+train(1)
+seconds = time.monotonic() - fit_ended
+for number in range(2, 22):
+    fraction = chance.random()
+    child = os.fork()
+    if child == 0:
+        try:
+            train(number)
+        finally:
+            os._exit(0)
+    print(number, os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked after torch is loaded")
+def test_at_twenty_random_moments(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in a process of its own, which is forked, so that the libraries are loaded once."""
+    (project / "killed").mkdir()
+    command = [sys.executable, "-c", KILLED, str(project / "mlruns"), str(project / "killed")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    statuses = [int(line.split()[1]) for line in done.stdout.splitlines()]
+    assert statuses.count(signal.SIGKILL) >= 10, "some may have ended before"
+    for number in range(2, 22):
+        folder = project / "killed" / str(number)
+        monkeypatch.chdir(folder)
+        ((status, has_verdict, _, _),) = trainings(folder / "mlruns" / "mlflow.db")
+        named = [each for each in check_machine() if each.name == "running" and not each.ok]
+        with closing(sqlite3.connect(folder / "mlruns" / "mlflow.db")) as connection:
+            (running,) = connection.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone()
+        assert len(named) == running
+        assert status == "RUNNING" or has_verdict
