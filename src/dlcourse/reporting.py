@@ -73,8 +73,12 @@ def log_start(run: Run, topic: Topic, data: CourseData, settings: Settings) -> N
     run.log_rows(topic.name, data.rows.digest, data.rows.source, sizes)
     run.path("settings.yaml").write_text(settings.as_yaml(), encoding="utf-8")
     run.path("environment.txt").write_text(environment(), encoding="utf-8")
-    rows = ", ".join(f"{count} {figures.NAMES[split]}" for split, count in sizes.items() if count)
-    log.info("%s: %s rows of %s; run %s", topic.name, rows, data.rows.source, run.run_id)
+    log.info("%s: %s; run %s", topic.name, _rows_of(data), run.run_id)
+
+
+def _rows_of(data: CourseData) -> str:
+    sizes = ", ".join(f"{len(data.splits[each])} {figures.NAMES[each]}" for each in SPLITS if len(data.splits[each]))
+    return f"{sizes} rows of {data.rows.source}"
 
 
 def named(evaluation: Evaluation) -> dict[str, float]:
@@ -179,6 +183,7 @@ def _card(
         for name, what in fitted.model.told_apart.items():
             if name in each.metrics:
                 lines.append(("apart", f"{each.metrics[name]:.4g} {what}"))
+    lines.append(("data", _rows_of(data)))
     if baselines:
         text = ", ".join(f"{name} {each.metrics[headline]:.4g}" for name, each in baselines.items())
         lines.append(("baselines", f"{headline} of {text}"))

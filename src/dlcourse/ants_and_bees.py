@@ -1,0 +1,86 @@
+"""The ants and bees of PyTorch's tutorial on transfer learning (Chilamkurthy 2017), from where the tutorial has them.
+
+https://docs.pytorch.org/tutorials/beginner/transfer_learning_tutorial.html
+"""
+
+import logging
+import os
+import shutil
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
+
+from dlcourse.errors import CourseError, one_line
+from dlcourse.fetching import UnavailableError, download
+
+log = logging.getLogger(__name__)
+
+ADDRESS = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
+PICTURES = {"train/ants": 123, "train/bees": 121, "val/ants": 70, "val/bees": 83}
+"""How many there are in each folder."""
+ENDINGS = (".jpg", ".jpeg")
+"""The one file that is named otherwise, train/ants/imageNotFound.gif, shows no ant."""
+
+
+def fetch(folder: Path) -> None:
+    """Have the pictures in ``folder``, as ``{train,val}/{ants,bees}/*.jpg``: whole, or not at all.
+
+    No checksum of the archive is published. So each file is checked by the archive's own sum of it (CRC-32), and there
+    must be as many in each folder as the tutorial has.
+
+    Raises:
+        CourseError: They are not there and cannot be had, or there is nowhere to keep them.
+    """
+    if folder.is_dir():
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                log.info("downloading the ants and bees to %s, once", folder)
+                _download(folder)
+    except UnavailableError as error:
+        raise CourseError(
+            f"the ants and bees cannot be downloaded ({error.reason}): name a folder of your own pictures with "
+            f"--data.root PATH, or unpack {ADDRESS} elsewhere and move its hymenoptera_data to {folder}"
+        ) from error
+    except OSError as error:
+        raise CourseError(
+            f"{folder} cannot be written ({one_line(error)}): make room there and the folder writable, or set "
+            "DLCOURSE_DATA_DIR to another folder"
+        ) from error
+
+
+def _download(folder: Path) -> None:
+    archive = folder.with_suffix(".zip")
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    try:
+        download(ADDRESS, archive)
+        _extract(archive, partial)
+        partial.rename(folder)
+    finally:
+        archive.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """The pictures of an archive, each to the folder that it belongs to, whatever the archive says of paths."""
+    counts = dict.fromkeys(PICTURES, 0)
+    try:
+        with zipfile.ZipFile(archive) as content:
+            for member in content.infolist():
+                path = PurePosixPath(member.filename)
+                place = "/".join(path.parts[-3:-1])
+                if place in counts and path.suffix.lower() in ENDINGS and not path.name.startswith("."):
+                    (folder / place).mkdir(parents=True, exist_ok=True)
+                    (folder / place / path.name).write_bytes(content.read(member))
+                    counts[place] += 1
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UnavailableError(f"{ADDRESS} is damaged", f"what came is damaged: {one_line(error)}") from error
+    if counts != PICTURES:
+        told = ", ".join(f"{count} in {place}" for place, count in counts.items())
+        raise UnavailableError(
+            f"{ADDRESS} is another archive", f"what came is another archive than it was, with {told}"
+        )
