@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import zipfile
-import zlib
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
@@ -58,29 +58,28 @@ def _download(folder: Path) -> None:
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         download(ADDRESS, archive)
-        _extract(archive, partial)
+        for path, content in _pictures(archive).items():
+            (partial / path).parent.mkdir(parents=True, exist_ok=True)
+            (partial / path).write_bytes(content)
         partial.rename(folder)
     finally:
         archive.unlink(missing_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _extract(archive: Path, folder: Path) -> None:
-    """The pictures of an archive, each to the folder that it belongs to, whatever the archive says of paths."""
-    counts = dict.fromkeys(PICTURES, 0)
+def _pictures(archive: Path) -> dict[str, bytes]:
+    """The pictures of an archive, by the last three parts of their paths, whatever comes before."""
+    pictures = {}
     try:
         with zipfile.ZipFile(archive) as content:
             for member in content.infolist():
                 path = PurePosixPath(member.filename)
-                place = "/".join(path.parts[-3:-1])
-                if place in counts and path.suffix.lower() in ENDINGS and not path.name.startswith("."):
-                    (folder / place).mkdir(parents=True, exist_ok=True)
-                    (folder / place / path.name).write_bytes(content.read(member))
-                    counts[place] += 1
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                if path.suffix.lower() in ENDINGS and not path.name.startswith("."):
+                    pictures["/".join(path.parts[-3:])] = content.read(member)
+    except Exception as error:  # of damaged archives it raises half a dozen kinds
         raise UnavailableError(f"{ADDRESS} is damaged", f"what came is damaged: {one_line(error)}") from error
+    counts = Counter(str(PurePosixPath(path).parent) for path in pictures)
     if counts != PICTURES:
-        told = ", ".join(f"{count} in {place}" for place, count in counts.items())
-        raise UnavailableError(
-            f"{ADDRESS} is another archive", f"what came is another archive than it was, with {told}"
-        )
+        told = ", ".join(f"{count} pictures in {place}" for place, count in counts.items())
+        raise UnavailableError(f"{ADDRESS} is another archive", f"what came has {told[:150]}: it is another archive")
+    return pictures

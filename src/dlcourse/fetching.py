@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from tqdm.auto import tqdm
@@ -66,7 +67,8 @@ def download(address: str, place: Path, md5: str | None = None) -> None:
             with partial.open("wb") as file:
                 while (piece := arriving.get(timeout=PATIENCE)) is not None:
                     if isinstance(piece, Exception):
-                        raise _unavailable(address, one_line(piece) or type(piece).__name__) from piece
+                        said = one_line(piece.reason if type(piece) is URLError else piece)
+                        raise _unavailable(address, said or type(piece).__name__) from piece
                     file.write(piece)
                     digest.update(piece)
                     bar.update(len(piece))

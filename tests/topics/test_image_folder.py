@@ -1,7 +1,10 @@
 """A folder of pictures as rows, what is left out of it, and trainings on it."""
 
 import os
+import zipfile
+from collections import Counter
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +13,14 @@ import torch
 from PIL import Image
 
 import dlcourse
-from dlcourse import decoded_images
+from dlcourse import ants_and_bees, decoded_images
 from dlcourse.cli import main
 from dlcourse.errors import SettingsError
 from dlcourse.exporting import load_checkpoint, load_model
 from dlcourse.topics import image_folder
 from dlcourse.topics.image_folder import TOPIC, ImageFolderData, ImageFolderNetwork
-from tests.image_sets import untouchable, write_image_folder, write_pictures, write_weights
+from tests.image_sets import NOWHERE, untouchable, write_image_folder, write_pictures, write_weights
+from tests.processes import serving
 
 CAREFUL = {"crop": 0.0, "colour": 0.0, "flip": False}
 SMALL = "shufflenet_v2_x0_5"
@@ -38,7 +42,7 @@ def refused(project: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., s
         assert main(["train", "image-folder", *map(str, flags)]) == status
         said = capfd.readouterr()
         assert said.out == ""
-        (line,) = (line for line in said.err.splitlines() if "decoding the images, once" not in line)
+        (line,) = (line for line in said.err.splitlines() if not line.endswith(", once"))
         assert line.startswith("dlcourse: ")
         client = dlcourse.open_store().client
         assert not any(client.search_runs([each.experiment_id]) for each in client.search_experiments())
@@ -150,11 +154,6 @@ def test_a_class_of_which_nothing_can_be_read_may_leave_one_class_alone(
 
 
 def test_what_cannot_be_trained_on_is_refused(project: Path, refused: Callable[..., str]) -> None:
-    assert refused() == (
-        "--data.root PATH is missing: name the folder of your pictures; it must hold a folder of pictures for each "
-        "class, either as train/<class>/ with val/<class>/ or test/<class>/ beside it, or as <class>/ alone, to be "
-        "split"
-    )
     assert "--data.root /nowhere is not there: it must hold" in refused("--data.root", "/nowhere")
     write_pictures(project / "one" / "ants", 3)
     assert "has pictures of ants alone to train on" in refused("--data.root", project / "one")
@@ -168,6 +167,88 @@ def test_too_few_pictures_of_a_class_are_refused(project: Path, refused: Callabl
         f"--data.root {project / 'mine'} has too few pictures of bees to leave one to train on: add some, or lower"
     )
     assert "--data.val_fraction 0.01 of 22 rows is none: raise it" in refused(*flags, "--data.val_fraction", 0.01)
+
+
+# Ants and bees from where the tutorial has them
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, picture in files.items():
+            archive.writestr(name, picture)
+    return content.getvalue()
+
+
+@pytest.fixture
+def tutorial(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """An archive like the tutorial's, of fewer pictures, by its paths."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(ants_and_bees, "ADDRESS", f"{NOWHERE}hymenoptera_data.zip")
+    monkeypatch.setattr(ants_and_bees, "PICTURES", {"train/ants": 9, "train/bees": 9, "val/ants": 3, "val/bees": 3})
+    files = {}
+    for place, count in ants_and_bees.PICTURES.items():
+        for picture in write_pictures(tmp_path / "made" / place, count, darker="bees" in place):
+            Image.open(picture).save(picture.with_suffix(".jpg"))
+            files[f"hymenoptera_data/{place}/{picture.stem}.jpg"] = picture.with_suffix(".jpg").read_bytes()
+    files["hymenoptera_data/train/ants/imageNotFound.gif"] = b"GIF"
+    return files
+
+
+def test_without_a_folder_ants_and_bees_are_downloaded_once(
+    tutorial: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving({"/ants.zip": zipped(tutorial)}) as (address, asked):
+        monkeypatch.setattr(ants_and_bees, "ADDRESS", f"{address}/ants.zip")
+        data = prepared()
+        assert sizes(data) == {"train": 14, "val": 4, "test": 6}
+        assert data.rows.classes == ("ants", "bees")
+        assert data.hparams["root"] == str(Path("data/hymenoptera").absolute())
+        assert prepared().fingerprint == data.fingerprint
+        assert asked == ["/ants.zip"]
+    assert sorted(path.name for path in Path("data").iterdir()) == ["hymenoptera", "hymenoptera.lock", "image-folder"]
+    assert len(list(Path("data/hymenoptera").rglob("*.*"))) == 24, "and no placeholder"
+
+
+def test_pictures_that_are_there_are_taken_as_they_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ants_and_bees, "download", untouchable)
+    assert sizes(prepared()) == {"train": 48, "val": 12, "test": 20}
+
+
+@pytest.mark.parametrize("state", ["no network", "cut off", "a picture changed", "pictures missing", "no archive"])
+def test_a_download_that_goes_wrong_is_one_line_and_leaves_nothing(
+    tutorial: dict[str, bytes], refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    content = zipped(tutorial)
+    if state == "pictures missing":
+        content = zipped({name: picture for name, picture in tutorial.items() if "val/bees/001" not in name})
+    elif state == "a picture changed":
+        picture = tutorial["hymenoptera_data/val/ants/002.jpg"]
+        content = content.replace(picture, picture[:-5] + b"other", 1)
+    files = {"/ants.zip": content[:-100] if state == "cut off" else b"<html>" if state == "no archive" else content}
+    with serving(files) as (address, _):
+        if state != "no network":
+            monkeypatch.setattr(ants_and_bees, "ADDRESS", f"{address}/ants.zip")
+        assert "--data.root PATH" in refused(status=1)
+    assert [path.name for path in Path("data").iterdir()] == ["hymenoptera.lock"]
+
+
+def test_an_archive_writes_nowhere_else(tutorial: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed = {name.replace("hymenoptera_data", "../../elsewhere"): picture for name, picture in tutorial.items()}
+    renamed |= {"../evil.txt": b"evil", "__MACOSX/train/ants/._000.jpg": b"evil"}
+    with serving({"/ants.zip": zipped(renamed)}) as (address, _):
+        monkeypatch.setattr(ants_and_bees, "ADDRESS", f"{address}/ants.zip")
+        assert sizes(prepared()) == {"train": 14, "val": 4, "test": 6}
+    for place in ("elsewhere", "evil.txt"):
+        assert not list(Path.cwd().parent.rglob(place))
+
+
+def test_ants_and_bees_that_cannot_be_kept_are_one_line(
+    tutorial: dict[str, bytes], refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("taken").write_text("a file where a folder should be")
+    monkeypatch.setenv("DLCOURSE_DATA_DIR", "taken/data")
+    assert "DLCOURSE_DATA_DIR" in refused(status=1)
 
 
 # On disk
@@ -307,6 +388,6 @@ def test_a_folder_that_cannot_be_written_to_is_told(
 def test_real_ants_and_bees_are_told_apart_by_their_folders(real_data: Callable[..., Path]) -> None:
     real_data("hymenoptera")
     data = ImageFolderData(size=8)
-    assert sum(picture.split == "train" for picture in data.folder.pictures) == 244
-    assert sum(picture.split == "test" for picture in data.folder.pictures) == 153
+    counts = Counter(str(picture.path.parent.relative_to(data.root)) for picture in data.folder.pictures)
+    assert counts == ants_and_bees.PICTURES, "244 to train on and 153, as the tutorial has it"
     assert data.folder.left_out == ()
