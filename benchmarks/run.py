@@ -92,8 +92,8 @@ def reason_of(error: Exception) -> str:
     """In one line; of a process that failed, its own last line."""
     said = error.stderr if isinstance(error, subprocess.CalledProcessError) else None
     lines = (said.decode(errors="replace") if isinstance(said, bytes) else said or "").split("\n")
-    told = [line for line in lines if line.strip()] or [f"{type(error).__name__}: {error}"]
-    return " ".join(told[-1].split())[:300]
+    told = [line for line in lines if line.strip()] or [str(error) or type(error).__name__]
+    return " ".join(told[-1].split())
 
 
 def describe_machine() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dlcourse.fetching import UnavailableError, download
 from tests.processes import serving
 
 CONTENT = bytes(range(256)) * 1000
+MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_is_there_whole_with_its_checksum(tmp_path: Path) -> None:
     with serving({"/file": CONTENT}) as (address, asked):
-        download(f"{address}/file", tmp_path / "new" / "file", hashlib.md5(CONTENT).hexdigest())
+        download(f"{address}/file", tmp_path / "new" / "file", MD5)
     assert (tmp_path / "new" / "file").read_bytes() == CONTENT
     assert asked == ["/file"]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
@@ -33,7 +34,7 @@ def test_a_file_is_there_whole_with_its_checksum(tmp_path: Path) -> None:
 def test_what_is_not_the_file_leaves_what_was_there(tmp_path: Path, path: str, why: str) -> None:
     (tmp_path / "file").write_text("before")
     with serving({"/file": CONTENT}) as (address, _), pytest.raises(UnavailableError, match=why):
-        download(f"{address}{path}", tmp_path / "file", "another sum")
+        download(f"{address}{path}", tmp_path / "file", "md5:another")
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("file", "before")]
 
 
@@ -54,7 +55,7 @@ def test_half_a_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wa
         thread = threading.Thread(target=answer, args=(server,))
         thread.start()
         with pytest.raises(UnavailableError) as refusal:
-            download(f"http://127.0.0.1:{server.getsockname()[1]}/file", tmp_path / "file")
+            download(f"http://127.0.0.1:{server.getsockname()[1]}/file", tmp_path / "file", MD5)
         over.set()
         thread.join()
     assert ("timed out" if wait else "500 bytes before its end") in refusal.value.reason
@@ -67,7 +68,7 @@ def test_a_server_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: py
         socket.create_server(("127.0.0.1", 0)) as silent,
         pytest.raises(UnavailableError, match="timed out"),
     ):
-        download(f"http://127.0.0.1:{silent.getsockname()[1]}/file", tmp_path / "file")
+        download(f"http://127.0.0.1:{silent.getsockname()[1]}/file", tmp_path / "file", MD5)
 
 
 def test_a_name_that_takes_for_ever_to_look_up_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +77,7 @@ def test_a_name_that_takes_for_ever_to_look_up_is_given_up(tmp_path: Path, monke
     monkeypatch.setattr(fetching, "PATIENCE", 0.2)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [])
     with pytest.raises(UnavailableError, match="timed out"):
-        download("http://127.0.0.1:9/file", tmp_path / "file")
+        download("http://127.0.0.1:9/file", tmp_path / "file", MD5)
     over.set()
 
 
@@ -91,11 +92,11 @@ def test_a_slow_server_is_waited_for_as_long_as_something_comes(
             yield CONTENT[start : start + len(CONTENT) // 20]
 
     with serving({"/file": pieces()}) as (address, _):
-        download(f"{address}/file", tmp_path / "file")
+        download(f"{address}/file", tmp_path / "file", MD5)
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
 def test_a_place_that_cannot_be_written_to_is_no_fault_of_the_network(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where a folder should be")
     with serving({"/file": CONTENT}) as (address, _), pytest.raises(OSError, match="taken"):
-        download(f"{address}/file", tmp_path / "taken" / "file")
+        download(f"{address}/file", tmp_path / "taken" / "file", MD5)

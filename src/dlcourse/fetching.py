@@ -29,12 +29,17 @@ class UnavailableError(CourseError):
         self.reason = reason
 
 
-def download(address: str, place: Path, md5: str | None = None) -> None:
+def download(address: str, place: Path, checksum: str) -> None:
     """Download a file, whole or not at all; with a bar on a terminal.
 
     Given up after `PATIENCE` seconds in which nothing comes. A socket's own time-out is no bound: a name with eight
     addresses that nobody answers at would take eight of them, and looking the name up has none. So the waiting is done
     in a thread, which is left to itself when it takes too long.
+
+    Args:
+        address: Of http or https.
+        place: The file to write.
+        checksum: Its kind and value, as in ``md5:...`` or ``sha256:...``.
 
     Raises:
         UnavailableError: It cannot be had, is cut off, or has another checksum.
@@ -61,7 +66,8 @@ def download(address: str, place: Path, md5: str | None = None) -> None:
             arriving.put(error)
 
     threading.Thread(target=fetch, daemon=True).start()
-    digest = hashlib.md5(usedforsecurity=False)
+    kind, _, wanted = checksum.partition(":")
+    digest = hashlib.new(kind, usedforsecurity=False)
     try:
         with bar, whole_file(place) as partial:
             with partial.open("wb") as file:
@@ -72,7 +78,7 @@ def download(address: str, place: Path, md5: str | None = None) -> None:
                     file.write(piece)
                     digest.update(piece)
                     bar.update(len(piece))
-            if md5 and digest.hexdigest() != md5:
+            if digest.hexdigest() != wanted:
                 raise _unavailable(address, "what came has another checksum")
     except Empty as error:
         raise _unavailable(address, f"timed out: nothing came for {PATIENCE:g} s") from error

@@ -238,5 +238,5 @@ def _download_from_any(archive: Archive, place: Path) -> None:
     *others, last = archive.addresses
     for address in others:
         with suppress(UnavailableError):
-            return download(address, place, archive.md5)
-    return download(last, place, archive.md5)
+            return download(address, place, f"md5:{archive.md5}")
+    return download(last, place, f"md5:{archive.md5}")
