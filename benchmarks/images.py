@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dlcourse.convolutional import ConvolutionalNetwork
-from dlcourse.data import data_folder
+from dlcourse.data import CourseData
 from dlcourse.experiment import train
 from dlcourse.fitting import new_model
 from dlcourse.settings import resolve, settings_parser
@@ -32,6 +32,13 @@ from dlcourse.trainer import make_trainer
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 STEPS = {"plain": 5, "ours": 15}
 WARM_STEPS = 2
+
+
+def whole(topic: str) -> CourseData:
+    """All images of a topic, downloaded and decoded if need be; raises `CourseError` where they cannot be had."""
+    data = find(topic).data(source="full")
+    data.prepare_data()
+    return data
 
 
 class Watch(L.Callback):
@@ -63,7 +70,7 @@ def ours(topic_name: str, experiment: str, trainer: dict[str, Any], model: dict[
     """Train an experiment of the package by its own Trainer, without a store."""
     topic = find(topic_name)
     file = str(EXPERIMENTS / topic_name / f"{experiment}.yaml")
-    values = {"trainer": trainer, "model": model or {}}
+    values = {"data": {"source": "full"}, "trainer": trainer, "model": model or {}}
     parsed = settings_parser(topic, train, "benchmark").parse_values({k: v for k, v in values.items() if v}, file)
     settings, _ = resolve(parsed)
     data = topic.data(**settings.data)
@@ -107,13 +114,17 @@ def notes_loop() -> list[float]:
     from torchvision.datasets import FashionMNIST
     from torchvision.transforms import ToTensor
 
-    loader = DataLoader(FashionMNIST(data_folder(), transform=ToTensor()), batch_size=128, shuffle=True)
+    rows = whole("fashion-mnist").rows
+    images = FashionMNIST.__new__(FashionMNIST)  # over the decoded images: the archives need not be there
+    images.data, images.targets = rows.inputs[:60000, 0], rows.targets[:60000]
+    images.transform, images.target_transform = ToTensor(), None
+    loader = DataLoader(images, batch_size=128, shuffle=True)
     return by_hand(lambda: iter(loader), 2)
 
 
 def tensor_loop() -> list[float]:
     """Slices of one tensor of pixels from 0 to 1: seconds of an epoch."""
-    rows = find("fashion-mnist").data().rows
+    rows = whole("fashion-mnist").rows
     images, labels = rows.inputs[:60000].float() / 255, rows.targets[:60000]
 
     def batches() -> Iterator[tuple[Any, Any]]:
@@ -131,7 +142,7 @@ def plain_lightning() -> Watch:
     from torchvision import transforms
     from torchvision.datasets import CIFAR10
 
-    rows = find("cifar10").data().rows
+    rows = whole("cifar10").rows
     images = CIFAR10.__new__(CIFAR10)  # over the decoded images: the archive need not be there
     images.data, images.targets = rows.inputs[:50000].permute(0, 2, 3, 1).numpy(), rows.targets[:50000].tolist()
     images.target_transform = None

@@ -4,9 +4,12 @@ import os
 import shlex
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -47,3 +50,40 @@ def open_store_at_once(barrier: Barrier, number: int) -> None:
     barrier.wait(150)
     with open_store().start_run("asked", f"process {number}", {}, watched=False) as run:
         run.log_metrics({"number": number})
+
+
+@contextmanager
+def serving(files: Mapping[str, bytes | Iterable[bytes]]) -> Iterator[tuple[str, list[str]]]:
+    """A web server on this machine with files by path: its address, and the paths that it was asked for.
+
+    Of a file in pieces, which are sent as they come, it does not say beforehand how long it is.
+    """
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if self.path not in files:
+                return self.send_error(404)
+            content = files[self.path]
+            self.send_response(200)
+            if isinstance(content, bytes):
+                self.send_header("Content-Length", str(len(content)))
+                content = [content]
+            self.end_headers()
+            with suppress(OSError):  # whoever asked may have gone
+                for piece in content:
+                    self.wfile.write(piece)
+            return None
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()

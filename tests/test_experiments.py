@@ -1,6 +1,5 @@
 """Every YAML file in experiments/, trained for a moment."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,14 @@ from dlcourse.settings import resolve, settings_parser
 from tests.conftest import EXPERIMENTS
 from tests.image_sets import write_cifar10, write_fashion_mnist, write_image_folder, write_weights
 
-NEEDS = {"diabetes": "diabetes/diabetes.csv.gz"}
 MADE_UP = {"fashion-mnist": write_fashion_mnist, "cifar10": write_cifar10, "image-folder": write_image_folder}
 FILES = sorted(EXPERIMENTS.glob("*/*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_trains(project: Path, file: Path, real_data: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trains(project: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     topic = file.parent.name
     few: dict[str, Any] = {"trainer": {"max_epochs": 2, "limit_batches": 2}}
-    if topic in NEEDS:
-        real_data(NEEDS[topic])
     if topic in MADE_UP:
         MADE_UP[topic](project / "data", monkeypatch, train=30, test=10)
         few |= {"data": {"batch_size": 10}, "model": {"compile": False}}

@@ -4,7 +4,7 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,12 +51,8 @@ def test_card_is_the_one_that_the_first_command_prints(checkout: Path, capsys: p
 
 
 @pytest.mark.parametrize("command", [*commands("make train-"), *commands("make compare-"), *commands("make overfit-")])
-def test_make_trains(
-    checkout: Path, command: str, real_data: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_make_trains(checkout: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     small = []
-    if "diabetes" in command or "activations" in command:
-        real_data("diabetes/diabetes.csv.gz")
     for name, write in {"fashion-mnist": write_fashion_mnist, "cifar10": write_cifar10}.items():
         if name in command:
             write(checkout / "data", monkeypatch, train=30, test=10)

@@ -1,32 +1,32 @@
 """Image sets with official test images, and how torchvision's are had."""
 
+import logging
 import os
-import sys
 from abc import ABC
 from collections.abc import Mapping
-from contextlib import redirect_stderr
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
-from io import StringIO
 from pathlib import Path
-from ssl import SSLError
-from typing import IO, Any, ClassVar, Literal
-from urllib.error import URLError
+from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from dlcourse import augmentation
+from dlcourse import augmentation, datasets
 from dlcourse.data import Rows, Split, data_folder, share_rows
 from dlcourse.decoded_images import DecodedImages
-from dlcourse.errors import CourseError, SettingsError, one_line
-from dlcourse.fetching import answers_within
+from dlcourse.errors import SettingsError, one_line
+from dlcourse.fetching import UnavailableError, download
 from dlcourse.ranges import NonNegativeInt, PositiveInt, Seed
 
-PATIENCE = 15.0
-"""Seconds for each answer of a server."""
-OF_A_DOWNLOAD = (URLError, ConnectionError, TimeoutError, SSLError)
-"""The OSErrors that are none of the disk's."""
+log = logging.getLogger(__name__)
+
+LARGEST_VAL_ROWS = 5000
+_unavailable: dict[Path, str] = {}
+"""Why the whole set cannot be had, by its file: asked once a process, so that of several runs none waits again and
+none has other rows than the one before."""
 
 
 class ImageData(DecodedImages, ABC):
@@ -36,8 +36,10 @@ class ImageData(DecodedImages, ABC):
     rows.
 
     Args:
+        source: full is the whole set, downloaded once; sample a small part of it that comes with the package, as many
+            images of each class. auto is full where that is there or can be downloaded, else sample.
         batch_size: Rows of a training batch.
-        val_rows: Training images to validate on instead; 0 for none.
+        val_rows: Training images to validate on instead; 0 for none. null is a tenth of them, and 5000 at most.
         split_seed: Seed of that split, apart from the training's.
         standardize: Shift and scale each channel to mean 0 and standard deviation 1, as measured on the training rows;
             otherwise pixels go from 0 to 1.
@@ -55,8 +57,9 @@ class ImageData(DecodedImages, ABC):
     def __init__(
         self,
         *,
+        source: Literal["auto", "full", "sample"] = "auto",
         batch_size: PositiveInt = 512,
-        val_rows: NonNegativeInt = 5000,
+        val_rows: NonNegativeInt | None = None,
         split_seed: Seed = 0,
         standardize: bool = True,
         shift: NonNegativeInt = 2,
@@ -68,7 +71,15 @@ class ImageData(DecodedImages, ABC):
         )
         for fraction in ("val_fraction", "test_fraction"):
             del self.hparams[fraction]  # val_rows and the official test set stand in their place
-        self.val_rows, self.shift, self.flip, self.cutout = val_rows, shift, flip, cutout
+        if source == "sample" and not self.has_sample:
+            raise SettingsError(f"--data.source sample is not there for {self.set_name}: take full")
+        self.source, self.val_rows = source, val_rows
+        self.shift, self.flip, self.cutout = shift, flip, cutout
+
+    @property
+    def has_sample(self) -> bool:
+        """Whether a part of the set comes with the package."""
+        return datasets.sheet_of(self.set_name, "train").is_file()
 
     @property
     def cache(self) -> Path:
@@ -83,18 +94,56 @@ class ImageData(DecodedImages, ABC):
                 return f"label {int(labels.max())} for {len(self.classes)} classes"
         return None
 
+    def prepare_data(self) -> None:
+        """Have the whole set there, or settle for the sample, which `hparams` then say as well.
+
+        Raises:
+            CourseError: The whole set is asked for and cannot be had, or there is nowhere to keep it.
+        """
+        if self.source == "auto":
+            self.hparams["source"] = self.source = self._understood()
+        if self.source == "full":
+            super().prepare_data()
+
+    def _understood(self) -> Literal["full", "sample"]:
+        place = self.cache.absolute()
+        if place not in _unavailable:
+            try:
+                super().prepare_data()
+                return "full"
+            except UnavailableError as error:
+                if not self.has_sample:
+                    raise
+                _unavailable[place] = error.reason
+        log.warning(
+            "the whole of %s cannot be had (%s): training on the sample of it that comes with the package; "
+            "--data.source full tries again, and says where the files belong",
+            self.set_name,
+            _unavailable[place],
+        )
+        return "sample"
+
     def load(self) -> Rows:
-        with safe_open(self.cache, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in self.names}
+        if self.source == "sample":
+            tensors = datasets.read_sample(self.set_name, len(self.classes))
+            source = f"the sample of {self.set_name}"
+        else:
+            with safe_open(self.cache, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in self.names}
+            source = f"{self.set_name}, decoded in {self.cache.name}"
         images = torch.cat([tensors["train_images"], tensors["test_images"]])
         labels = torch.cat([tensors["train_labels"], tensors["test_labels"]]).long()
         self.official_test = len(tensors["test_labels"])
-        return Rows(images, labels, f"{self.set_name}, decoded in {self.cache.name}", classes=self.classes)
+        if self.val_rows is None:
+            self.val_rows = min(len(tensors["train_labels"]) // 10, LARGEST_VAL_ROWS)
+            self.hparams["val_rows"] = self.val_rows  # what it came to is part of the run
+        return Rows(images, labels, source, classes=self.classes)
 
     @cached_property
     def splits(self) -> dict[Split, Tensor]:
         labels = self.rows.targets.numpy()
         first_test = len(labels) - self.official_test
+        assert self.val_rows is not None  # since `load`
         if self.val_rows >= first_test:
             raise SettingsError(
                 f"--data.val_rows {self.val_rows} of {first_test} training images leave none to train on: lower it"
@@ -131,40 +180,63 @@ class ImageData(DecodedImages, ABC):
         return torch.randint(2, (len(self.rows.targets),), generator=generator, dtype=torch.uint8)
 
 
-def from_torchvision(kind: type[Any], folder: Path, archives: Mapping[str, str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Archive:
+    """Where a file of a set is downloaded from, the first address first, and its checksum."""
+
+    addresses: tuple[str, ...]
+    md5: str
+
+
+def from_torchvision(kind: type[Any], folder: Path, archives: Mapping[str, Archive]) -> dict[str, Any]:
     """One of torchvision's image sets, unpacked and if need be downloaded: ``train`` and ``test``.
 
     Args:
         kind: torchvision's class.
         folder: The data folder.
-        archives: What torchvision unpacks: each file's place in the folder, and its MD5 sum.
+        archives: What is unpacked, by its place in the folder.
 
     Raises:
-        CourseError: An archive is missing or damaged, and cannot be downloaded.
+        UnavailableError: An archive is missing or damaged, and cannot be downloaded.
         OSError: The folder is full or cannot be written to.
     """
     from torchvision.datasets.utils import check_integrity, extract_archive
 
-    def is_sound(name: str) -> bool:
-        return bool(check_integrity(folder / name, archives[name]))
+    def unsound() -> list[str]:
+        return [name for name, each in archives.items() if not check_integrity(folder / name, each.md5)]
 
-    bar: IO[str] = sys.stderr if sys.stderr.isatty() else StringIO()
+    def read() -> dict[str, Any]:
+        return {"train": kind(folder, train=True), "test": kind(folder, train=False)}
+
+    missing = unsound()
     try:
-        for name in filter(is_sound, archives):
+        for name in archives.keys() - missing:
             # Anew: of what is unpacked there already torchvision does not always ask whether it is whole.
             if os.access((folder / name).parent, os.W_OK):
                 extract_archive(folder / name)
-        with answers_within(PATIENCE), redirect_stderr(bar):
-            return {"train": kind(folder, train=True, download=True), "test": kind(folder, train=False)}
+        if missing:
+            with suppress(Exception):  # unpacked files will do, where they are whole
+                return read()
+        for name in missing:
+            _download_from_any(archives[name], folder / name)
+            extract_archive(folder / name)
+        return read()
+    except OSError:
+        raise
     except Exception as error:  # of a download that fails, and of damaged files, torchvision raises a dozen kinds
-        if isinstance(error, OSError) and not isinstance(error, OF_A_DOWNLOAD):
-            raise
-        wrong = [
-            f"{name} is {'damaged' if (folder / name).exists() else 'missing'}"
-            for name in archives
-            if not is_sound(name)
-        ]
-        raise CourseError(
-            f"{kind.__name__} cannot be had: {', '.join(wrong)} ({one_line(error)[:200]}); put whole archives into the "
-            f"data folder, {folder.absolute()}, or set DLCOURSE_DATA_DIR to one that has them"
+        wrong = [f"{name} is {'damaged' if (folder / name).exists() else 'missing'}" for name in unsound()]
+        reason = error.reason if isinstance(error, UnavailableError) else one_line(error)[:200]
+        raise UnavailableError(
+            f"{kind.__name__} cannot be had: {', '.join(wrong)} ({one_line(error)[:300]}); put whole archives into the "
+            f"data folder, {folder.absolute()}, or set DLCOURSE_DATA_DIR to one that has them",
+            reason,
         ) from error
+
+
+def _download_from_any(archive: Archive, place: Path) -> None:
+    log.info("downloading %s", place.name)
+    *others, last = archive.addresses
+    for address in others:
+        with suppress(UnavailableError):
+            return download(address, place, f"md5:{archive.md5}")
+    return download(last, place, f"md5:{archive.md5}")

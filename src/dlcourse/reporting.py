@@ -87,8 +87,12 @@ def log_start(run: Run, topic: Topic, data: CourseData, settings: Settings) -> N
         run.path("settings.yaml").write_text(settings.as_yaml(), encoding="utf-8")
     with run.attempt("environment.txt"):
         run.path("environment.txt").write_text(environment(), encoding="utf-8")
-    rows = ", ".join(f"{count} {figures.NAMES[split]}" for split, count in sizes.items() if count)
-    log.info("%s: %s rows of %s; run %s", topic.name, rows, data.rows.source, run.run_id)
+    log.info("%s: %s; run %s", topic.name, _rows_of(data), run.run_id)
+
+
+def _rows_of(data: CourseData) -> str:
+    sizes = ", ".join(f"{len(data.splits[each])} {figures.NAMES[each]}" for each in SPLITS if len(data.splits[each]))
+    return f"{sizes} rows of {data.rows.source}"
 
 
 def named(evaluation: Evaluation) -> dict[str, float]:
@@ -194,6 +198,7 @@ def _card(result: Result, run: Run, fitted: Fitted, assessment: Assessment | Non
         lines.append(("why", verdict.advice))
     if assessment:
         lines += _figures(fitted.model, assessment, headline)
+    lines.append(("data", _rows_of(data)))
     if data.judged == "train":
         lines.append(("generalisation", "not measured: every row was a training row"))
     elif data.judged == "val":

@@ -20,7 +20,7 @@ def made(project: Path, monkeypatch: pytest.MonkeyPatch) -> Images:
 
 
 def prepared() -> CIFAR10Data:
-    data = CIFAR10Data(val_rows=20)
+    data = CIFAR10Data(source="full", val_rows=20)
     data.prepare_data()
     return data
 
@@ -56,7 +56,8 @@ def test_an_archive_that_cannot_be_used_is_named(made: Images, state: str) -> No
     with pytest.raises(CourseError) as refusal:
         prepared()
     said = str(refusal.value)
-    assert said.startswith(f"CIFAR10 cannot be had: cifar-10-python.tar.gz is {state} (<urlopen error [Errno 111] Conn")
+    assert said.startswith(f"CIFAR10 cannot be had: cifar-10-python.tar.gz is {state} (http://127.0.0.1:9/")
+    assert "Connection refused" in said
     assert f"data folder, {Path.cwd() / 'data'}, or set DLCOURSE_DATA_DIR" in said
 
 
@@ -87,6 +88,7 @@ def test_real_images_are_as_many_of_each_class(real_data: Callable[..., Path]) -
     data.prepare_data()
     assert torch.bincount(data.rows.targets[:50_000]).tolist() == [5000] * 10
     assert torch.bincount(data.rows.targets[50_000:]).tolist() == [1000] * 10
+    assert (data.fingerprint, data.hparams["val_rows"]) == ("2d43d6eac815b8ca", 5000), "split as ever"
     # The means and deviations that are quoted everywhere are those of all 50,000 training images.
     mean, deviation = data.scaling
     assert (mean / 255).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-3)

@@ -26,12 +26,11 @@ from dlcourse.cli import main
 from dlcourse.data import CourseData
 from dlcourse.evaluating import evaluate_outputs
 from dlcourse.exporting import read_checkpoint
+from dlcourse.tables import read_table
 from dlcourse.topics import diabetes
-from dlcourse.topics.diabetes import FEATURES, DiabetesData
+from dlcourse.topics.diabetes import COURSE_FILE, FEATURES, DiabetesData
 from tests.conftest import EXPERIMENTS
 from tests.samples import YesOrNo, data_of, labelled
-
-REAL_FILE = "diabetes/diabetes.csv.gz"
 
 Refused = Callable[..., str]
 
@@ -73,33 +72,27 @@ def csv(rows: list[list[float]], header: str = "") -> str:
     return "\n".join([*([header] if header else []), *(",".join(map(repr, row)) for row in rows), ""])
 
 
-def put_course_file(project: Path, rows: list[list[float]]) -> Path:
-    path = project / "data" / "diabetes" / "diabetes.csv.gz"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(gzip.compress(csv(rows).encode()))
-    return path
-
-
 # Sources
 
 
-def test_course_labels_are_turned_round(project: Path) -> None:
-    rows = table(30, 12)
-    put_course_file(project, rows)
-    data = DiabetesData(source="course")
-    assert data.rows.classes == ("not diabetic", "diabetic")
-    assert data.rows.targets.tolist() == [1 - int(row[-1]) for row in rows]
-    assert torch.equal(data.rows.inputs, torch.tensor(rows)[:, :-1])
-    assert data.rows.features == FEATURES
-
-
-def test_263_of_the_course_file_759_women_are_diabetic(real_data: Callable[[str], Path]) -> None:
-    real_data(REAL_FILE)
-    rows = DiabetesData().rows
+def test_263_of_the_course_file_759_women_are_diabetic(project: Path, openml: "OpenML") -> None:
+    data = DiabetesData()
+    data.prepare_data()
+    rows = data.rows
     assert (len(rows.targets), int(rows.targets.sum()), rows.classes[1]) == (759, 263, "diabetic")
     assert float(rows.inputs.abs().max()) == 1
     glucose = rows.inputs[:, FEATURES.index("glucose")]
     assert glucose[rows.targets == 1].mean() > glucose[rows.targets == 0].mean() + 0.2
+    assert openml.asked == []
+    assert not (project / "data").exists()
+
+
+def test_course_labels_are_turned_round() -> None:
+    rows = DiabetesData(source="course").rows
+    values = read_table(COURSE_FILE).values
+    assert rows.targets.tolist() == [1 - label for label in values[:, -1]]
+    assert torch.equal(rows.inputs, torch.from_numpy(values[:, :-1]).float())
+    assert (rows.classes, rows.features) == (("not diabetic", "diabetic"), FEATURES)
 
 
 def test_bundled_needs_no_network_and_no_file(project: Path, openml: "OpenML") -> None:
@@ -112,18 +105,17 @@ def test_bundled_needs_no_network_and_no_file(project: Path, openml: "OpenML") -
     assert not (project / "data").exists()
 
 
-def test_auto_is_the_own_file_then_the_course_file_then_openml(project: Path) -> None:
-    assert DiabetesData().source == "pima"
-    put_course_file(project, table())
+def test_auto_is_the_own_file_then_the_course_file() -> None:
     assert DiabetesData().source == "course"
     assert DiabetesData(file="mine.csv").source == "file"
 
 
 def test_the_run_says_which_source_auto_came_to(project: Path, caplog: pytest.LogCaptureFixture) -> None:
-    put_course_file(project, table())
     caplog.set_level("INFO", "dlcourse")
     result = dlcourse.train("diabetes", trainer={"max_epochs": 1})
-    assert "36 training, 12 validation, 12 test rows of the course's diabetes.csv.gz" in caplog.text
+    told = "455 training, 152 validation, 152 test rows of the course's diabetes.csv.gz"
+    assert told in caplog.text
+    assert told in result.card
     store = dlcourse.open_store()
     run = store.client.get_run(result.run_id)
     assert run.data.params["data.source"] == "course"
@@ -164,8 +156,22 @@ def test_own_file_is_trained_on(project: Path) -> None:
     assert result.data.shape == [3]
     store = dlcourse.open_store()
     run = store.client.get_run(result.run_id)
-    assert (run.data.params["data.source"], run.data.params["data.file"]) == ("file", "own.csv")
+    assert (run.data.params["data.source"], run.data.params["data.file"]) == ("file", str(project / "own.csv"))
+    assert run.info.run_name == "default, data.file=own.csv, max_epochs=2"
     assert (store.files_of(run) / "figures" / "accuracy-curves.png").is_file()
+
+
+def test_own_file_is_found_again_from_another_folder(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "own.csv").write_text(csv(table(features=3)))
+    flags = ["--trainer.max_epochs", "1", "--trainer.patience", "null", "--name", "here"]
+    assert main(["train", "diabetes", "--data.file", "own.csv", *flags]) == 0
+    (project / "deeper").mkdir()
+    monkeypatch.chdir(project / "deeper")
+    assert main(["test", "diabetes", "--run", "here"]) == 0
+    assert main(["train", "diabetes", "--resume", "here", "--trainer.max_epochs", "2"]) == 0
+    assert "diabetes: here (resumed)" in capsys.readouterr().out
 
 
 def test_a_class_too_rare_for_every_split_costs_no_figure_that_is_not_true(project: Path) -> None:
@@ -200,41 +206,14 @@ GOOD = csv(table(20, 10, 2))
 )
 def test_own_file_that_cannot_be_used(project: Path, refused: Refused, content: str, said: str) -> None:
     (project / "own.csv").write_text(content)
-    assert refused("--data.file", "own.csv") == said
+    assert refused("--data.file", "own.csv") == f"{project / said}"
 
 
 def test_own_file_that_is_missing_or_cut_off(project: Path, refused: Refused) -> None:
-    assert refused("--data.file", "none.csv") == "there is no file none.csv"
+    assert refused("--data.file", "none.csv") == f"there is no file {project / 'none.csv'}"
     whole = gzip.compress(GOOD.encode())
     (project / "own.csv.gz").write_bytes(whole[: len(whole) // 2])
-    assert refused("--data.file", "own.csv.gz").startswith("own.csv.gz is cut off or no gzip file")
-
-
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        (table(features=7), r"diabetes\.csv\.gz line 1 has 8 columns instead of 9"),
-        (table(60, 60), r"diabetes\.csv\.gz: every row carries the label 1"),
-        ([*table(), [0.0] * 8 + [2.0]], r"diabetes\.csv\.gz: the last column must hold two labels, and holds 3"),
-        ([*table(), [float("nan")] * 8 + [1.0]], r"diabetes\.csv\.gz line 61, column 1: 'nan' is no finite number"),
-    ],
-)
-def test_course_file_that_cannot_be_used(project: Path, refused: Refused, rows: list[list[float]], said: str) -> None:
-    put_course_file(project, rows)
-    assert re.search(said, refused())
-
-
-def test_course_file_that_is_cut_off(project: Path, refused: Refused) -> None:
-    path = put_course_file(project, table())
-    path.write_bytes(path.read_bytes()[:-20])
-    assert re.search(r"diabetes\.csv\.gz is cut off .* replace it by a whole one", refused())
-
-
-def test_course_file_that_is_missing_comes_with_the_ways_out(refused: Refused) -> None:
-    said = refused("--data.source", "course")
-    assert re.search(r"there is no file .*diabetes\.csv\.gz: put it there, or take --data\.source pima", said)
-    assert "--data.source bundled" in said
-    assert "--data.file" in said
+    assert refused("--data.file", "own.csv.gz").startswith(f"{project / 'own.csv.gz'} is cut off or no gzip file")
 
 
 def test_source_and_file_that_contradict_each_other(project: Path, refused: Refused) -> None:
@@ -364,7 +343,7 @@ def test_pima_comes_from_openml_once_and_then_from_its_cache(project: Path, open
 
 
 def test_pima_is_trained_on_and_the_run_says_so(project: Path, openml: OpenML) -> None:
-    result = dlcourse.train("diabetes", trainer={"max_epochs": 1})
+    result = dlcourse.train("diabetes", data={"source": "pima"}, trainer={"max_epochs": 1})
     run = dlcourse.open_store().client.get_run(result.run_id)
     assert run.data.params["data.source"] == "pima"
 
@@ -416,7 +395,7 @@ def test_download_that_goes_wrong_leaves_nothing_and_the_next_try_works(
     spoil(openml)
     said = refused("--data.source", "pima")
     assert why in said
-    for way_out in (r"put the course's file to .*diabetes\.csv\.gz", r"--data\.source bundled", r"--data\.file"):
+    for way_out in (r"--data\.source course", "bundled", r"--data\.file"):
         assert re.search(way_out, said)
     assert files(project) == []
     openml.heal()
@@ -441,13 +420,13 @@ def test_server_that_keeps_silent_is_given_up(
     assert "timed out" in refused("--data.source", "pima")
 
 
-def test_no_network_and_no_file_is_one_line_with_the_ways_out(
+def test_no_network_is_one_line_with_the_ways_out(
     project: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _in_place_of_openml("http://127.0.0.1:9", monkeypatch)  # the port of discard, which nobody serves
-    said = refused()
+    said = refused("--data.source", "pima")
     assert "Connection refused" in said
-    for way_out in (r"put the course's file to .*diabetes\.csv\.gz", r"--data\.source bundled", r"--data\.file"):
+    for way_out in (r"--data\.source course", "bundled", r"--data\.file"):
         assert re.search(way_out, said)
     assert files(project) == []
 
@@ -488,8 +467,7 @@ def final_loss(result: Any) -> float:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_sigmoid_learns_nothing_and_is_told_so(real_data: Callable[[str], Path], seed: int) -> None:
-    real_data(REAL_FILE)
+def test_sigmoid_learns_nothing_and_is_told_so(project: Path, seed: int) -> None:
     result = dlcourse.train("diabetes", config=EXPERIMENTS / "diabetes" / "sigmoid.yaml", seed=seed)
     assert final_loss(result) == pytest.approx(0.6453, abs=0.0015)
     assert result.metrics["best/train_loss"] == pytest.approx(0.6453, abs=0.0015)
@@ -499,8 +477,7 @@ def test_sigmoid_learns_nothing_and_is_told_so(real_data: Callable[[str], Path],
 
 
 @pytest.mark.slow
-def test_relu_learns(real_data: Callable[[str], Path]) -> None:
-    real_data(REAL_FILE)
+def test_relu_learns(project: Path) -> None:
     result = dlcourse.train("diabetes", config=EXPERIMENTS / "diabetes" / "relu.yaml")
     assert final_loss(result) == pytest.approx(0.46, abs=0.015)
     assert result.metrics["best/train_loss"] == pytest.approx(0.46, abs=0.015)

@@ -2,24 +2,28 @@
 
 import dataclasses
 import gzip
+import json
 import re
 import socket
-import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from mlflow.models import Model
 from torchvision.datasets import FashionMNIST
 from torchvision.datasets import utils as torchvision_utils
 
 import dlcourse
-from dlcourse import baselines, images
+from dlcourse import baselines, fetching
 from dlcourse.cli import main
+from dlcourse.data import SPLITS
 from dlcourse.exporting import load_model
 from dlcourse.topics.fashion_mnist import TOPIC, FashionMNISTData, FashionMNISTNetwork
-from tests.image_sets import IDX, Images, untouchable, write_fashion_mnist
+from tests.image_sets import IDX, NOWHERE, Images, untouchable, write_fashion_mnist
+from tests.processes import serving
 
 FILES = "data/FashionMNIST/raw"
 PLAIN = {"network": "mlp", "optimizer": "sgd", "decoupled": False, "lookahead": False, "compile": False}
@@ -36,7 +40,7 @@ def refused(made: Images, capfd: pytest.CaptureFixture[str]) -> Callable[..., st
 
     def train(*flags: str, status: int = 1) -> str:
         capfd.readouterr()
-        assert main(["train", "fashion-mnist", "--data.val_rows", "20", *flags]) == status
+        assert main(["train", "fashion-mnist", "--data.source", "full", "--data.val_rows", "20", *flags]) == status
         said = capfd.readouterr()
         assert said.out == ""
         assert "Traceback" not in said.err
@@ -47,8 +51,8 @@ def refused(made: Images, capfd: pytest.CaptureFixture[str]) -> Callable[..., st
     return train
 
 
-def prepared() -> FashionMNISTData:
-    data = FashionMNISTData(val_rows=20)
+def prepared(**settings: Any) -> FashionMNISTData:
+    data = FashionMNISTData(**{"val_rows": 20, **settings})
     data.prepare_data()
     return data
 
@@ -82,7 +86,8 @@ def test_missing_archives_are_named_with_where_they_belong(refused: Callable[...
     said = refused()
     assert said.startswith(
         "FashionMNIST cannot be had: FashionMNIST/raw/train-images-idx3-ubyte.gz is missing, "
-        "FashionMNIST/raw/t10k-labels-idx1-ubyte.gz is missing (Error downloading train-images-idx3-ubyte.gz: "
+        "FashionMNIST/raw/t10k-labels-idx1-ubyte.gz is missing (http://127.0.0.1:9/train-images-idx3-ubyte.gz "
+        "cannot be downloaded ("
     )
     assert "Connection refused" in said
     assert said.endswith(
@@ -160,7 +165,7 @@ def test_a_server_that_keeps_silent_is_given_up(refused: Callable[..., str], mon
     archive("train_images").unlink()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{silent.getsockname()[1]}/"])
-        monkeypatch.setattr(images, "PATIENCE", 0.2)
+        monkeypatch.setattr(fetching, "PATIENCE", 0.2)
         assert "timed out" in refused()
 
 
@@ -169,23 +174,94 @@ def test_what_is_missing_is_downloaded_without_a_bar_where_nobody_looks(
 ) -> None:
     content = archive("train_images").read_bytes()
     archive("train_images").unlink()
-
-    def serve(server: socket.socket) -> None:
-        for _ in range(2):  # for where it redirects to, and for the file
-            connection, _address = server.accept()
-            with connection:
-                connection.recv(10_000)
-                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.getsockname()[1]}/"])
-        thread = threading.Thread(target=serve, args=(server,))
-        thread.start()
+    with serving({f"/{archive('train_images').name}": content}) as (address, asked):
+        monkeypatch.setattr(FashionMNIST, "mirrors", [NOWHERE, f"{address}/"])
         data = prepared()
-        thread.join()
     assert torch.equal(data.rows.inputs[:200], made["train_images"])
     assert archive("train_images").read_bytes() == content
+    assert len(asked) == 1
+    assert data.hparams["source"] == "full"
     assert capfd.readouterr().err == ""
+
+
+# The sample
+
+
+@pytest.fixture
+def gone(made: Images) -> None:
+    """There are no archives."""
+    for path in Path(FILES).iterdir():
+        path.unlink()
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_auto_is_the_whole_set_where_its_archives_are(made: Images, caplog: pytest.LogCaptureFixture) -> None:
+    data = prepared(val_rows=None)
+    assert [len(data.splits[split]) for split in SPLITS] == [180, 20, 40]
+    assert (data.hparams["source"], data.hparams["val_rows"]) == ("full", 20)
+    assert warnings_of(caplog) == []
+
+
+def test_auto_settles_for_the_sample_asks_once_and_says_so_each_time(
+    gone: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving({}) as (address, asked):
+        monkeypatch.setattr(FashionMNIST, "mirrors", [f"{address}/"])
+        for runs in (1, 2):
+            data = prepared(val_rows=None)
+            data.prepare_data()  # as the Trainer does
+            assert [len(data.splits[split]) for split in SPLITS] == [4500, 500, 1000]
+            assert (data.hparams["source"], data.hparams["val_rows"]) == ("sample", 500)
+            assert len(warnings_of(caplog)) == runs
+            assert "404" in warnings_of(caplog)[-1]
+            assert "--data.source full" in warnings_of(caplog)[-1]
+            assert len(asked) == 1
+
+
+def test_full_is_refused_where_auto_settles_for_the_sample(gone: None, refused: Callable[..., str]) -> None:
+    assert prepared().hparams["source"] == "sample"
+    assert refused().startswith("FashionMNIST cannot be had: ")
+
+
+def test_a_data_folder_that_cannot_be_made_is_no_reason_to_take_other_rows(
+    made: Images, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("taken").write_text("a file where a folder should be")
+    monkeypatch.setenv("DLCOURSE_DATA_DIR", "taken/data")
+    assert main(["train", "fashion-mnist"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("dlcourse: ")
+    assert "DLCOURSE_DATA_DIR" in line
+    data = prepared(source="sample")
+    assert len(data.rows.targets) == 6000, "which needs no folder"
+
+
+def test_a_run_on_the_sample_says_so_everywhere_and_goes_on_with_it(
+    gone: None, made: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = dlcourse.train(
+        dataclasses.replace(TOPIC, baselines={"majority": baselines.majority}),
+        model={**PLAIN, "lr": 0.1, "bias_lr_factor": 1.0},
+        trainer={"max_epochs": 1, "limit_batches": 2, "precision": "32-true"},
+        name="on the sample",
+    )
+    assert "4500 training, 500 validation, 1000 test rows of the sample of fashion-mnist\n" in result.card
+    store = dlcourse.open_store()
+    run = store.client.get_run(result.run_id)
+    assert (run.data.params["data.source"], run.data.params["data.val_rows"]) == ("sample", "500")
+    settings = yaml.safe_load((store.files_of(run) / "settings.yaml").read_text())
+    assert (settings["data"]["source"], settings["data"]["val_rows"]) == ("sample", 500)
+    sources = {json.loads(each.dataset.source)["uri"] for each in run.inputs.dataset_inputs}
+    assert sources == {"the sample of fashion-mnist"}
+    # The whole set is there now, and is another one.
+    write_fashion_mnist(Path("whole"), monkeypatch)
+    monkeypatch.setenv("DLCOURSE_DATA_DIR", "whole")
+    assert run.data.tags["dlcourse.split"] != prepared().fingerprint
+    assert main(["test", "fashion-mnist", "--run", "on the sample"]) == 0
+    assert f"test/accuracy  {result.metrics['test/accuracy']:.6g}\n" in capsys.readouterr().out
 
 
 def test_settings_that_cannot_be_had_are_refused(refused: Callable[..., str]) -> None:
@@ -232,6 +308,13 @@ def test_a_training_from_archives_to_a_model_that_takes_bytes(made: Images) -> N
     place = store.client.get_logged_model(model_id).artifact_location
     (inputs,) = Model.load(place.removeprefix("file://")).signature.inputs.inputs
     assert str(inputs.type) == "uint8"
+
+
+def test_the_whole_set_is_split_as_ever(real_data: Callable[..., Path]) -> None:
+    real_data("fashion-mnist.safetensors", "FashionMNIST/raw/train-images-idx3-ubyte.gz")
+    data = FashionMNISTData()
+    data.prepare_data()
+    assert (data.fingerprint, data.hparams["val_rows"]) == ("2b4059667c329562", 5000)
 
 
 def test_real_images_are_learned_in_a_few_batches(real_data: Callable[..., Path]) -> None:

@@ -1,7 +1,11 @@
 """A folder of pictures as rows, what is left out of it, and trainings on it."""
 
+import hashlib
 import os
+import zipfile
+from collections import Counter
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +14,14 @@ import torch
 from PIL import Image
 
 import dlcourse
-from dlcourse import decoded_images
+from dlcourse import ants_and_bees, decoded_images
 from dlcourse.cli import main
 from dlcourse.errors import SettingsError
 from dlcourse.exporting import load_checkpoint, load_model
 from dlcourse.topics import image_folder
 from dlcourse.topics.image_folder import TOPIC, ImageFolderData, ImageFolderNetwork
-from tests.image_sets import untouchable, write_image_folder, write_pictures, write_weights
+from tests.image_sets import NOWHERE, untouchable, write_image_folder, write_pictures, write_weights
+from tests.processes import serving
 
 CAREFUL = {"crop": 0.0, "colour": 0.0, "flip": False}
 SMALL = "shufflenet_v2_x0_5"
@@ -38,7 +43,7 @@ def refused(project: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., s
         assert main(["train", "image-folder", *map(str, flags)]) == status
         said = capfd.readouterr()
         assert said.out == ""
-        (line,) = (line for line in said.err.splitlines() if "decoding the images, once" not in line)
+        (line,) = (line for line in said.err.splitlines() if not line.endswith(", once"))
         assert line.startswith("dlcourse: ")
         client = dlcourse.open_store().client
         assert not any(client.search_runs([each.experiment_id]) for each in client.search_experiments())
@@ -150,11 +155,6 @@ def test_a_class_of_which_nothing_can_be_read_may_leave_one_class_alone(
 
 
 def test_what_cannot_be_trained_on_is_refused(project: Path, refused: Callable[..., str]) -> None:
-    assert refused() == (
-        "--data.root PATH is missing: name the folder of your pictures; it must hold a folder of pictures for each "
-        "class, either as train/<class>/ with val/<class>/ or test/<class>/ beside it, or as <class>/ alone, to be "
-        "split"
-    )
     assert "--data.root /nowhere is not there: it must hold" in refused("--data.root", "/nowhere")
     write_pictures(project / "one" / "ants", 3)
     assert "has pictures of ants alone to train on" in refused("--data.root", project / "one")
@@ -168,6 +168,77 @@ def test_too_few_pictures_of_a_class_are_refused(project: Path, refused: Callabl
         f"--data.root {project / 'mine'} has too few pictures of bees to leave one to train on: add some, or lower"
     )
     assert "--data.val_fraction 0.01 of 22 rows is none: raise it" in refused(*flags, "--data.val_fraction", 0.01)
+
+
+# Ants and bees from where the tutorial has them
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, picture in files.items():
+            archive.writestr(name, picture)
+    return content.getvalue()
+
+
+@pytest.fixture
+def tutorial(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """An archive like the tutorial's, of fewer pictures, which is there, as far as anybody knows, and not reached."""
+    files = {"hymenoptera_data/train/ants/imageNotFound.gif": b"GIF"}
+    for place, count in {"train/ants": 9, "train/bees": 9, "val/ants": 3, "val/bees": 3}.items():
+        for picture in write_pictures(tmp_path / "made" / place, count, darker="bees" in place):
+            Image.open(picture).save(picture.with_suffix(".jpg"))
+            files[f"hymenoptera_data/{place}/{picture.stem}.jpg"] = picture.with_suffix(".jpg").read_bytes()
+    content = zipped(files)
+    monkeypatch.setattr(ants_and_bees, "ADDRESS", f"{NOWHERE}hymenoptera_data.zip")
+    monkeypatch.setattr(ants_and_bees, "CHECKSUM", f"sha256:{hashlib.sha256(content).hexdigest()}")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return content
+
+
+def test_without_a_folder_ants_and_bees_are_downloaded_once(tutorial: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving({"/ants.zip": tutorial}) as (address, asked):
+        monkeypatch.setattr(ants_and_bees, "ADDRESS", f"{address}/ants.zip")
+        data = prepared()
+        assert sizes(data) == {"train": 14, "val": 4, "test": 6}
+        assert data.rows.classes == ("ants", "bees")
+        assert data.hparams["root"] == str(Path("data/hymenoptera").absolute())
+        assert prepared().fingerprint == data.fingerprint
+        assert asked == ["/ants.zip"]
+    assert sorted(path.name for path in Path("data").iterdir()) == ["hymenoptera", "hymenoptera.lock", "image-folder"]
+    assert len(list(Path("data/hymenoptera").rglob("*.*"))) == 24, "and no placeholder"
+
+
+def test_pictures_that_are_there_are_taken_as_they_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ants_and_bees, "download", untouchable)
+    assert sizes(prepared()) == {"train": 48, "val": 12, "test": 20}
+
+
+@pytest.mark.parametrize("state", ["no network", "cut off", "another archive", "no room"])
+def test_a_download_that_goes_wrong_is_one_line_and_leaves_nothing(
+    tutorial: bytes, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    def no_room(archive: zipfile.ZipFile, folder: Path, names: list[str]) -> None:
+        archive.extract(names[0], folder)
+        raise OSError(28, "No space left on device")
+
+    content = {"cut off": tutorial[:-100], "another archive": tutorial.replace(b"train", b"other")}
+    with serving({"/ants.zip": content.get(state, tutorial)}) as (address, _):
+        if state != "no network":
+            monkeypatch.setattr(ants_and_bees, "ADDRESS", f"{address}/ants.zip")
+        if state == "no room":
+            monkeypatch.setattr(zipfile.ZipFile, "extractall", no_room)
+        said = refused(status=1)
+    assert ("make room" if state == "no room" else "--data.root PATH") in said
+    assert [path.name for path in Path("data").iterdir()] == ["hymenoptera.lock"]
+
+
+def test_ants_and_bees_that_cannot_be_kept_are_one_line(
+    tutorial: bytes, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("taken").write_text("a file where a folder should be")
+    monkeypatch.setenv("DLCOURSE_DATA_DIR", "taken/data")
+    assert "DLCOURSE_DATA_DIR" in refused(status=1)
 
 
 # On disk
@@ -307,6 +378,6 @@ def test_a_folder_that_cannot_be_written_to_is_told(
 def test_real_ants_and_bees_are_told_apart_by_their_folders(real_data: Callable[..., Path]) -> None:
     real_data("hymenoptera")
     data = ImageFolderData(size=8)
-    assert sum(picture.split == "train" for picture in data.folder.pictures) == 244
-    assert sum(picture.split == "test" for picture in data.folder.pictures) == 153
+    counts = Counter(str(picture.path.parent.relative_to(data.root)) for picture in data.folder.pictures)
+    assert counts == {"train/ants": 123, "train/bees": 121, "val/ants": 70, "val/bees": 83}
     assert data.folder.left_out == ()

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from dlcourse import baselines, image_figures
 from dlcourse.convolutional import ConvolutionalNetwork
 from dlcourse.image_classifier import LIKE_AIRBENCH, ImageClassifier
-from dlcourse.images import ImageData, from_torchvision
+from dlcourse.images import Archive, ImageData, from_torchvision
 from dlcourse.ranges import PositiveInt
 from dlcourse.topics import Topic
 
 
 class CIFAR10Data(ImageData):
-    """50,000 training and 10,000 test images, 3 x 32 x 32."""
+    """50,000 training and 10,000 test images, 3 x 32 x 32; of the sample 2,500 and 500."""
 
     set_name = "cifar10"
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -23,8 +23,9 @@ class CIFAR10Data(ImageData):
     def decode(self, folder: Path) -> dict[str, Tensor]:
         from torchvision.datasets import CIFAR10
 
+        archives = {CIFAR10.filename: Archive((CIFAR10.url,), CIFAR10.tgz_md5)}
         images = {}
-        for split, found in from_torchvision(CIFAR10, folder, {CIFAR10.filename: CIFAR10.tgz_md5}).items():
+        for split, found in from_torchvision(CIFAR10, folder, archives).items():
             images[f"{split}_images"] = torch.from_numpy(found.data).permute(0, 3, 1, 2)
             images[f"{split}_labels"] = torch.tensor(found.targets, dtype=torch.uint8)
         return images

@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import fetch_openml, load_diabetes
 from torch import nn
 
-from dlcourse import baselines, figures
+from dlcourse import baselines, datasets, figures
 from dlcourse.data import CourseData, Rows, data_folder
 from dlcourse.errors import CourseError, SettingsError, one_line
 from dlcourse.fetching import answers_within, whole_file
@@ -24,15 +24,20 @@ FEATURES = (
     "pregnancies", "glucose", "blood pressure", "skin thickness", "insulin", "body mass index", "pedigree", "age",
 )  # fmt: skip
 CLASSES = ("not diabetic", "diabetic")
+COURSE_FILE = datasets.FOLDER / "diabetes.csv.gz"
 
 
 class DiabetesData(CourseData):
     """Eight measurements a row, and whether the woman was diabetic: class 1 in every source.
 
+    The course's file comes with the package: ``data/diabetes.csv.gz`` of hunkim/PyTorchZeroToAll (commit e5a260f),
+    unchanged, with SHA-256 398214d0f6b7f4a722f598d8e424f28bc078abbd16ebdeea0f8e264492325aa4. Its label is inverted:
+    1 is "not diabetic". It is turned round here, so that 263 of the 759 women are diabetic.
+
     Args:
         source: course is the course's file, 759 rows scaled to [-1, 1]; pima the same study from OpenML, 768 rows as
             measured; bundled scikit-learn's own diabetes set, 442 rows, with its target above the median; file is
-            --data.file. auto is file where one is named, else course where the file is there, else pima.
+            --data.file. auto is file where one is named, else course.
         file: A CSV file of one's own: numbers, the label (two values) in the last column.
     """
 
@@ -45,23 +50,19 @@ class DiabetesData(CourseData):
     ) -> None:
         super().__init__(**settings)
         if source == "auto":
-            source = "file" if file else "course" if self._course_file().is_file() else "pima"
+            source = "file" if file else "course"
         if (source == "file") != (file is not None):
             raise SettingsError("--data.source file and --data.file PATH go together: give both or neither")
-        self.source, self.file = source, file
-        self.hparams["source"] = source  # what was meant by auto is part of the run
+        self.source, self.file = source, Path(file).expanduser().absolute() if file else None
+        # What was meant, by auto and seen from here, is part of the run, wherever it is carried on.
+        self.hparams["source"], self.hparams["file"] = source, str(self.file) if file else None
 
     def prepare_data(self) -> None:
-        if self.source == "course" and not self._course_file().is_file():
-            raise CourseError(
-                f"there is no file {self._course_file()}: put it there, or take --data.source pima (from OpenML), "
-                "--data.source bundled (scikit-learn's, needs no network), or --data.file with a CSV file of your own"
-            )
         if self.source == "pima":
             try:
                 read_table(self._pima_file())
             except CourseError:  # it is not there, or damaged
-                _keep(_fetch_pima(self._course_file()), self._pima_file())
+                _keep(_fetch_pima(), self._pima_file())
 
     def load(self) -> Rows:
         if self.source == "bundled":
@@ -69,19 +70,15 @@ class DiabetesData(CourseData):
             above = content.target > np.median(content.target)
             classes = ("progression below the median", "progression above the median")
             return _rows(content.data, above, "scikit-learn's diabetes", tuple(content.feature_names), classes)
-        if self.source == "file":
-            return _rows_of_own(Path(str(self.file)))
-        path = self._course_file() if self.source == "course" else self._pima_file()
+        if self.file:
+            return _rows_of_own(self.file)
+        path = COURSE_FILE if self.source == "course" else self._pima_file()
         values = read_table(path, columns=len(FEATURES) + 1).values
         low, high = two_classes(path, values[:, -1])
         if self.source == "pima":
             return _rows(values[:, :-1], values[:, -1] == high, PIMA, FEATURES, CLASSES)
-        # The course's file has it turned round: its 1 is "not diabetic".
+        # Inverted: there 1 is "not diabetic".
         return _rows(values[:, :-1], values[:, -1] == low, "the course's diabetes.csv.gz", FEATURES, CLASSES)
-
-    @staticmethod
-    def _course_file() -> Path:
-        return data_folder() / "diabetes" / "diabetes.csv.gz"
 
     @staticmethod
     def _pima_file() -> Path:
@@ -93,7 +90,7 @@ PATIENCE_WITH_OPENML = 15.0
 """Seconds for each answer."""
 
 
-def _fetch_pima(course_file: Path) -> bytes:
+def _fetch_pima() -> bytes:
     """OpenML's data set 37, checked against its checksum, as a gzip-compressed CSV file; class 1 is diabetic.
 
     Raises:
@@ -109,8 +106,8 @@ def _fetch_pima(course_file: Path) -> bytes:
             raise ValueError("it is another data set than it was")
     except Exception as error:  # no network, a cut connection, a wrong checksum: each raises its own kind
         raise CourseError(
-            f"{PIMA}, cannot be had ({_reason(error)}): put the course's file to {course_file}, or take --data.source "
-            "bundled (scikit-learn's, needs no network), or --data.file with a CSV file of your own"
+            f"{PIMA}, cannot be had ({_reason(error)}): take --data.source course, which comes with the package, or "
+            "bundled (scikit-learn's), or --data.file with a CSV file of your own"
         ) from error
     lines = [",".join([*FEATURES, "diabetic"])]
     for row, label in zip(inputs.tolist(), labels, strict=True):

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from dlcourse import baselines, image_figures
 from dlcourse.convolutional import ConvolutionalNetwork
 from dlcourse.image_classifier import LIKE_AIRBENCH, ImageClassifier
-from dlcourse.images import ImageData, from_torchvision
+from dlcourse.images import Archive, ImageData, from_torchvision
 from dlcourse.ranges import PositiveInt
 from dlcourse.topics import Topic
 
 
 class FashionMNISTData(ImageData):
-    """60,000 training and 10,000 test images, 1 x 28 x 28."""
+    """60,000 training and 10,000 test images, 1 x 28 x 28; of the sample 5,000 and 1,000."""
 
     set_name = "fashion-mnist"
     classes = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -23,7 +23,10 @@ class FashionMNISTData(ImageData):
     def decode(self, folder: Path) -> dict[str, Tensor]:
         from torchvision.datasets import FashionMNIST
 
-        archives = {f"FashionMNIST/raw/{name}": md5 for name, md5 in FashionMNIST.resources}
+        archives = {
+            f"FashionMNIST/raw/{name}": Archive(tuple(f"{mirror}{name}" for mirror in FashionMNIST.mirrors), md5)
+            for name, md5 in FashionMNIST.resources
+        }
         images = {}
         for split, found in from_torchvision(FashionMNIST, folder, archives).items():
             images[f"{split}_images"] = found.data[:, None]

@@ -14,14 +14,14 @@ from safetensors import safe_open
 from torch import Tensor
 from torchvision.transforms import v2
 
-from dlcourse import baselines, image_figures
+from dlcourse import ants_and_bees, baselines, image_figures
 from dlcourse.convolutional import ConvolutionalNetwork
 from dlcourse.data import SPLITS, CourseData, Rows, Split, data_folder, share_rows
 from dlcourse.decoded_images import DecodedImages
 from dlcourse.errors import SettingsError
 from dlcourse.fonts import legible
 from dlcourse.image_classifier import LIKE_AIRBENCH, ImageClassifier
-from dlcourse.picture_folders import LAYOUT, PictureFolder, classes_to_train_on, read_folder, some_of
+from dlcourse.picture_folders import PictureFolder, classes_to_train_on, read_folder, some_of
 from dlcourse.pictures import decode_all
 from dlcourse.ranges import Fraction, PositiveInt
 from dlcourse.topics import Topic
@@ -37,7 +37,8 @@ class ImageFolderData(DecodedImages):
     are split into training, validation and test rows. Each is cut to its middle square and kept in one size.
 
     Args:
-        root: The folder; without one, hymenoptera in the data folder.
+        root: The folder; without one the ants and bees of PyTorch's tutorial on transfer learning, which are downloaded
+            once, to hymenoptera in the data folder.
         size: Height and width in pixels.
         crop: Share of its area that a training image may lose to a random crop; 0 for none.
         colour: By which share brightness, contrast and saturation of training images change at most; 0 for none.
@@ -57,12 +58,15 @@ class ImageFolderData(DecodedImages):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        known = data_folder() / "hymenoptera"
-        if root is None and not known.is_dir():
-            raise SettingsError(f"--data.root PATH is missing: name the folder of your pictures; {LAYOUT}")
-        self.root = known.absolute() if root is None else Path(root).expanduser().absolute()
+        self.is_given = root is not None
+        self.root = (Path(root).expanduser() if root is not None else data_folder() / "hymenoptera").absolute()
         self.hparams["root"] = str(self.root)  # where it was is part of the run, wherever that was started
         self.size, self.crop, self.colour, self.flip = size, crop, colour, flip
+
+    def prepare_data(self) -> None:
+        if not self.is_given:
+            ants_and_bees.fetch(self.root)
+        super().prepare_data()
 
     @cached_property
     def folder(self) -> PictureFolder:
