@@ -402,11 +402,14 @@ def test_an_error_in_a_topic_of_ones_own_is_told_with_its_traceback(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the shell's pipes")
-@pytest.mark.parametrize("lines", [0, 1])
-def test_a_reader_that_has_read_enough_ends_it_quietly(project: Path, lines: int) -> None:
-    command = [sys.executable, "-m", "dlcourse", "topics"]
+@pytest.mark.parametrize(("verb", "at_once"), [("topics", False), ("topics", True), ("--help", False)])
+def test_a_reader_that_has_read_enough_ends_it_quietly(project: Path, verb: str, at_once: bool) -> None:
+    command = [sys.executable, "-m", "dlcourse", verb]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": str(lines)}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1" if at_once else ""},
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -289,10 +289,13 @@ class TestHowARunEnds:
             event.remove(Engine, "commit", interrupt)
             signal.raise_signal(signal.SIGINT)
 
-        run = open_store().start_run("ends", "late", {}, watched=False)
-        with pytest.raises(Interrupted), run:
+        def interrupt_the_next_write() -> None:
             run.log_metrics({"loss": 1.0})
             event.listen(Engine, "commit", interrupt)
+
+        run = open_store().start_run("ends", "late", {}, watched=False)
+        with pytest.raises(Interrupted), run:
+            interrupt_the_next_write()
         kept = open_store().client.get_run(run.run_id)
         assert kept.info.status == "KILLED"
         assert kept.data.metrics == {"loss": 1.0}

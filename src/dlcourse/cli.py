@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         status = _run(arguments)
-        sys.stdout.flush()
+        print(end="", flush=True)  # a reader that is gone shows here at the latest
     except BrokenPipeError:
         # Python writes what is left of the output once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -312,7 +312,7 @@ def _open_other(uri: str) -> Store:
 def request(uri: str, path: str = "") -> http.client.HTTPResponse:
     """What a server says of a path, to the name and password that may be in its URI; raises as urlopen does."""
     asked = urllib.request.Request(address(uri) + path)
-    if user := urllib.parse.urlsplit(uri).netloc.rpartition("@")[0]:
+    if ":" in (user := urllib.parse.urlsplit(uri).netloc.rpartition("@")[0]):
         asked.add_header("Authorization", f"Basic {base64.b64encode(urllib.parse.unquote(user).encode()).decode()}")
     answer: http.client.HTTPResponse = urllib.request.urlopen(asked, timeout=10)
     return answer
