@@ -12,7 +12,6 @@ import dlcourse
 from dlcourse import baselines, topics
 from dlcourse.assessment import assess
 from dlcourse.baselines import Predictor
-from dlcourse.data import count_shared_rows
 from dlcourse.learning import CourseModel
 from dlcourse.topics import Topic
 from dlcourse.trainer import make_trainer
@@ -26,9 +25,10 @@ def topic_of(rows: dlcourse.Rows, model: type[CourseModel], **baselines_by_name:
 
 
 def test_rows_that_are_training_rows_too_are_counted() -> None:
-    inputs = torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [3.0, 4.5], [1.0, 2.0]])
-    assert count_shared_rows(inputs, torch.tensor([2, 3, 4]), torch.tensor([0, 1])) == 2
-    assert count_shared_rows(inputs, torch.tensor([3]), torch.tensor([0, 1])) == 0
+    inputs = torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [3.0, 4.5], [1.0, 2.0], [1.0, 2.0]])
+    rows = dlcourse.Rows(inputs, torch.tensor([0, 1, 0, 1, 0, 1]), "made", classes=("no", "yes"))
+    assert rows.count_shared(torch.tensor([2, 3, 4, 5]), torch.tensor([0, 1])) == 2
+    assert rows.count_shared(torch.tensor([3]), torch.tensor([0, 1])) == 0
 
 
 def test_the_card_tells_how_many_test_rows_have_been_trained_on(project: Path) -> None:
@@ -42,7 +42,7 @@ def test_the_card_tells_how_many_test_rows_have_been_trained_on(project: Path) -
     train, test = ({row % 40 for row in data.splits[split].tolist()} for split in ("train", "test"))
     shared = sum(row % 40 in train for row in data.splits["test"].tolist())
     assert shared > len(test) / 4
-    assert f"{shared} of 16 test rows have the inputs of a training row" in result.card
+    assert f"{shared} of 16 test rows are training rows again" in result.card
 
 
 class Density(dlcourse.CourseModel):

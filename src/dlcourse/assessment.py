@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dlcourse.baselines import with_every_class
-from dlcourse.data import SPLITS, CourseData, Split, count_shared_rows
+from dlcourse.data import SPLITS, CourseData, Split
 from dlcourse.evaluating import Evaluation, evaluate, evaluate_outputs, values_of
 from dlcourse.learning import CourseModel
 from dlcourse.topics import Topic
@@ -19,8 +19,8 @@ from dlcourse.verdict import Verdict, judge
 class Assessment:
     """What a trained model came to.
 
-    ``baselines`` are measured on the judged rows. ``shared_rows`` is how many of those have the very inputs of a
-    training row: of them nothing new is said.
+    ``baselines`` are measured on the judged rows. ``shared_rows`` is how many of those are training rows again, by
+    input and target.
     """
 
     evaluations: dict[Split, Evaluation]
@@ -97,5 +97,5 @@ def assess(
             kept_epoch=kept_epoch,
         )
     )
-    shared = 0 if data.judged == "train" else count_shared_rows(data.rows.inputs, data.splits[data.judged], train)
+    shared = 0 if data.judged == "train" else data.rows.count_shared(data.splits[data.judged], train)
     return Assessment(evaluations, others, verdict, shared)

@@ -64,6 +64,11 @@ class Rows:
         pairs = zip(self.inputs[rows].numpy(), self.targets[rows].numpy(), strict=True)
         return [hashlib.sha256(values.tobytes() + target.tobytes()).digest() for values, target in pairs]
 
+    def count_shared(self, rows: Tensor, others: Tensor) -> int:
+        """How many of some rows have the very input and target of one of the others."""
+        known = set(self.contents(others))
+        return sum(content in known for content in self.contents(rows))
+
 
 class CourseData(L.LightningDataModule, ABC):
     """A topic's rows, split by a seed into training, validation and test rows that never overlap.
@@ -361,13 +366,3 @@ def _share(sizes: np.ndarray[Any, Any], fraction: float, left: np.ndarray[Any, A
     if fraction and not counts.sum():
         raise SettingsError(f"--data.{flag} {fraction} of {sizes.sum()} rows is none: raise it, or set it to 0")
     return counts
-
-
-def count_shared_rows(inputs: Tensor, rows: Tensor, others: Tensor) -> int:
-    """How many of ``rows`` have the very inputs of one of ``others``; both are row numbers of ``inputs``, N x shape."""
-
-    def contents(numbers: Tensor) -> list[bytes]:
-        return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in inputs[numbers].numpy()]
-
-    known = set(contents(others))
-    return sum(row in known for row in contents(rows))
