@@ -248,7 +248,7 @@ def test_card_tells_figures_baselines_and_comparisons(validated: CrossValidation
     (line,) = re.findall(r"test auroc +(.*)", validated.card)
     assert line == str(auroc)
     difference = validated.differences["logistic-regression"]["auroc"]
-    assert f"logistic-regression {baseline}; less that {difference}, {difference.comparison}" in validated.card
+    assert f"logistic-regression {baseline}; minus that {difference.rounded_like(0.5)}" in validated.card
     assert difference.mean == pytest.approx(auroc.mean - baseline.mean)
     assert "2 x 3 folds" in validated.card
     assert validated.headline in validated.card

@@ -218,7 +218,8 @@ def _card(
         lines.append((f"test {name}", str(mine)))
         for baseline, theirs in baselines.items():
             difference = differences[baseline][name]
-            lines.append(("", f"{baseline} {theirs[name]}; less that {difference}, {difference.comparison}"))
+            text = f"{difference.rounded_like(mine.mean)}, {difference.comparison}"
+            lines.append(("", f"{baseline} {theirs[name]}; minus that {text}"))
     lines.append(("", f"mean and corrected 95 % interval over {repeats} x {folds} folds"))
     lines.append(("run", f"{run.run_id} in {run.store.shown}"))
     width = max(len(name) for name, _ in lines)

@@ -236,8 +236,10 @@ def _figures(model: CourseModel, assessment: Assessment, metric: str) -> list[tu
         lines.append(("baselines", f"{metric} of {text}"))
     differences = {} if judged.split == "train" else assessment.verdict.differences
     for name, theirs in differences.items():
-        text = ", ".join(f"{quantity} {difference}" for quantity, difference in theirs.items())
-        lines.append((f"less {name}", text))
+        text = ", ".join(
+            f"{quantity} {each.rounded_like(judged.metrics[quantity])}" for quantity, each in theirs.items()
+        )
+        lines.append((f"minus {name}", text))
     if assessment.shared_rows:
         text = (
             f"{assessment.shared_rows} of {rows} {figures.NAMES[judged.split]} rows have the inputs of a training row"

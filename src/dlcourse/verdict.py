@@ -4,6 +4,7 @@ A model is judged by its loss and by its primary metric. Every claim in one dire
 together claim at most 5 % of what is not so (Bonferroni).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -46,8 +47,11 @@ class Difference:
     comparison: Comparison
     rule: str = ""
 
-    def __str__(self) -> str:
-        return f"{self.mean:+.3g} " + (f"({self.rule})" if self.rule else f"({self.low:+.3g} to {self.high:+.3g})")
+    def rounded_like(self, value: float) -> str:
+        """Rounded as a value is to four digits: what lies below is of no interest, and another on each processor."""
+        places = max(3 - math.floor(math.log10(abs(value))), 0) if value else 4
+        mean, low, high = (f"{each:+z.{places}f}" for each in (self.mean, self.low, self.high))
+        return f"{mean} ({self.rule or f'{low} to {high}'})"
 
 
 NO_DIFFERENCE = Difference(0.0, 0.0, 0.0, "not told apart")
