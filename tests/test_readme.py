@@ -112,7 +112,7 @@ def test_a_topic_of_ones_own(iris_package: Path, capsys: pytest.CaptureFixture[s
     assert main(["topics"]) == 0
     assert "iris\tIris: three flowers told apart" in capsys.readouterr().out
     assert main(["train", "iris", "--config", "default.yaml"]) == 0
-    assert "learned: better than majority" in capsys.readouterr().out
+    assert "learned: this model is better than majority" in capsys.readouterr().out
 
 
 def test_linked_files_are_there() -> None:

@@ -353,10 +353,17 @@ def test(topic: str | Topic, *, run: str | None = None, checkpoint: str | Path |
     found = topic if isinstance(topic, Topic) else topics.find(topic)
     if (run is None) == (checkpoint is None):
         raise SettingsError("say what to test: either --run with a run's id or name, or --checkpoint with a file")
-    path = Path(checkpoint) if checkpoint else _kept(_files_of(found, str(run)))
+    store = open_store() if run else None
+    stored = store.find_run(run, found.name) if store and run else None
+    path = _kept(store.files_of(stored)) if store and stored else Path(str(checkpoint))
     model, data = load_checkpoint(found, path)
     data.prepare_data()
     data.setup("test")
+    if stored and stored.data.tags["dlcourse.split"] != data.fingerprint:
+        raise CourseError(
+            f"{stored.info.run_name} ({stored.info.run_id}) had other rows or another split of them than there are now: "
+            "put its data back, or train anew"
+        )
     if path.parent.name == "refit":
         data.refit()
     hardware = read_checkpoint(path).get("dlcourse_hardware", {})

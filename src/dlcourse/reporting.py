@@ -241,8 +241,6 @@ def _figures(model: CourseModel, assessment: Assessment, metric: str) -> list[tu
         )
         lines.append((f"minus {name}", text))
     if assessment.shared_rows:
-        text = (
-            f"{assessment.shared_rows} of {rows} {figures.NAMES[judged.split]} rows have the inputs of a training row"
-        )
+        text = f"{assessment.shared_rows} of {rows} {figures.NAMES[judged.split]} rows are training rows again"
         lines.append(("duplicates", text))
     return lines
