@@ -18,7 +18,7 @@ def words_of(command: str, folder: Path) -> list[str]:
     """What ``make ...``, typed in a folder, would call dlcourse with."""
     dry_run = subprocess.run(
         f"{command} --dry-run --old-file .venv/.ready --directory {shlex.quote(str(folder))}",
-        shell=True, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": ""},
+        shell=True, capture_output=True, text=True, check=True, env=os.environ | {"MAKEFLAGS": "", "ARGS": ""},
     )  # fmt: skip
     line = next(line for line in dry_run.stdout.splitlines() if "-m dlcourse" in line)
     return shlex.split(line.partition("-m dlcourse ")[2])

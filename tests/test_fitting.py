@@ -84,7 +84,7 @@ def test_what_a_resume_would_mix_or_ignore_is_refused_by_name() -> None:
         ((group, value),) = change.items()
         flag = f"--{group}.{next(iter(value))}" if isinstance(value, dict) else f"--{group}"
         trainer = {"max_epochs": 6, **change.pop("trainer", {})}
-        refused(lambda: resumed(first, trainer=trainer, **change), "--resume", flag, "--init_from")  # noqa: B023
+        refused(lambda: resumed(first, trainer=trainer, **change), "--resume", flag, "leave it out")  # noqa: B023
 
 
 def test_a_resume_that_is_refused_ends_in_status_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,9 +184,10 @@ def check_changes(settings: Settings, before: Settings, resume: str) -> None:
     """Raises `SettingsError` where a run cannot be carried on with such settings; ``before`` are those that it had."""
     for name in settings.changes(before):
         if name not in MAY_CHANGE:
+            weights = f"start from its weights with --init_from {resume}"
             raise SettingsError(
                 f"--resume carries a training on, and --{name} was {before.flat().get(name)} in it: leave it out, or "
-                f"start anew from its weights with --init_from {resume}"
+                + ("train anew" if name.startswith("data.") else weights)
             )
 
 

@@ -25,6 +25,8 @@ from tests.processes import serving
 
 CAREFUL = {"crop": 0.0, "colour": 0.0, "flip": False}
 SMALL = "shufflenet_v2_x0_5"
+AS_IT_IS = {"decoupled": False, "bias_lr_factor": 1.0}
+"""The learning rate, as Adam needs it."""
 
 
 @pytest.fixture
@@ -345,7 +347,7 @@ def test_a_training_from_learned_weights_needs_them_once(
     result = dlcourse.train(
         "image-folder",
         data={"size": 32, "batch_size": 16},
-        model={"network": SMALL, "pretrained": True, "optimizer": "adamw", "lr": 0.001, "bias_lr_factor": 1.0},
+        model={"network": SMALL, "pretrained": True, "optimizer": "adamw", "lr": 0.001, **AS_IT_IS},
         trainer={"max_epochs": 1},
     )
     assert result.model_uri, "three classes or two, it exports"
