@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,7 @@ class TestAServerThatGoesAway:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{gate.port}")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         return gate
 
     def test_holds_no_call_for_minutes(self) -> None:
@@ -216,6 +218,16 @@ class TestAServerThatGoesAway:
         assert resumed.info.status == "FINISHED"
         assert steps(resumed) == [*range(5)]
 
+    def test_during_the_first_of_several_folds(
+        self, gate: Gate, eventful: Any, capsys: Capture, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        eventful.happens = gate.close
+        assert main([*TRAIN, "--folds", "3"]) == 1
+        assert "\n  verdict  " in capsys.readouterr().out
+        line = last_words(caplog)[1]
+        assert "fold 1, fold 2" in line
+        assert line.endswith("when the store can be written again, start the command again")
+
     def test_for_a_while_costs_nothing(
         self, gate: Gate, eventful: Any, capsys: Capture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -244,6 +256,7 @@ class TestAServerWithAPassword:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:{QUOTED}@127.0.0.1:{gate.port}")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         return gate
 
     def test_in_nothing_that_a_run_says_or_keeps(
@@ -295,6 +308,7 @@ class TestAServerWhoseProcessEnds:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         eventful.happens = server.stop
         assert main(TRAIN) == 1
         assert "  verdict " in capsys.readouterr().out

@@ -286,12 +286,12 @@ class TestHowARunEnds:
 
     def test_killed_by_a_signal_while_it_ends(self, project: Path) -> None:
         def interrupt(connection: object) -> None:
-            event.remove(Engine, "commit", interrupt)
+            event.remove(Engine, "begin", interrupt)
             signal.raise_signal(signal.SIGINT)
 
         def interrupt_the_next_write() -> None:
             run.log_metrics({"loss": 1.0})
-            event.listen(Engine, "commit", interrupt)
+            event.listen(Engine, "begin", interrupt)
 
         run = open_store().start_run("ends", "late", {}, watched=False)
         with pytest.raises(Interrupted), run:

@@ -149,7 +149,7 @@ class Store:
         except Exception as error:
             if within is None:
                 raise
-            within.lose(name, error)
+            within.lose(name.removeprefix(f"{within.name}: "), error)
             return Run(self, None, name, watched=False)
         return Run(self, run, name, watched=watched, within=within)
 
@@ -644,7 +644,8 @@ class Run:
                 self.store.client.set_terminated(self.run_id, status)
                 self._status = status
         if self._within:
-            self._within.lost |= {f"{self.name}: {what}": why for what, why in self.lost.items()}
+            part = self.name.removeprefix(f"{self._within.name}: ")
+            self._within.lost |= {f"{part}: {what}": why for what, why in self.lost.items()}
         elif error is not None and notes:
             error.add_note("; ".join(notes))
         if self.lost and self._is_kept and not self._within:
