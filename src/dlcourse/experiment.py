@@ -361,7 +361,7 @@ def test(topic: str | Topic, *, run: str | None = None, checkpoint: str | Path |
     data.setup("test")
     if stored and stored.data.tags["dlcourse.split"] != data.fingerprint:
         raise CourseError(
-            f"{stored.info.run_name} ({stored.info.run_id}) had other rows, or another split of them, than now: put its "
+            f"the rows of {stored.info.run_name} ({stored.info.run_id}), or their split, were others than now: put its "
             "data back, or train anew"
         )
     if path.parent.name == "refit":
