@@ -266,6 +266,22 @@ def memorised(rows: int) -> Drawn:
     )
 
 
+def duplicated(rows: int) -> tuple[Rows, Tensor, Tensor]:
+    """Rows of which a random number is there twice, and a random half of them as test rows, the others for training."""
+    copies = int(torch.randint(rows // 2, ()))
+    once = torch.randn(rows - copies, 3)
+    inputs = torch.cat([once, once[:copies]])
+    order = torch.randperm(rows)
+    return Rows(inputs, torch.zeros(rows, 1), "made"), order[: rows // 2], order[rows // 2 :]
+
+
+def miscounted(case: tuple[Rows, Tensor, Tensor]) -> bool:
+    """Whether the number of test rows that are training rows again is another than that of equal pairs."""
+    rows, test, train = case
+    pairs = (rows.inputs[test][:, None] == rows.inputs[train][None]).all(2)
+    return rows.count_shared(test, train) != int(pairs.any(1).sum())
+
+
 def learned(drawn: Drawn) -> bool:
     return drawn.verdict().learned is True
 
@@ -295,8 +311,8 @@ def not_named(drawn: Drawn) -> bool:
 class Built:
     """A case without training: how a run is drawn, what is counted, and the share that may be so."""
 
-    draw: Callable[[], Drawn]
-    count: Callable[[Drawn], bool]
+    draw: Callable[[], Any]
+    count: Callable[[Any], bool]
     at_most: float
 
     @property
@@ -348,6 +364,7 @@ def built_cases() -> dict[str, Built]:
         cases[f"related: {name}, 1000 rows"] = Built(partial(*draw), not_learned, MISSES)
     for name in ("two even classes", "ten classes, some rare", "numbers"):
         cases[f"better: {name}, 1000 rows"] = Built(partial(*related[name]), not_better, MISSES)
+    cases["duplicates across the split, 1000 rows"] = Built(partial(duplicated, 1000), miscounted, MISSES)
     cases["overconfident: right on 74 %, 1000 rows"] = Built(partial(overconfident, 1000), not_named, MISSES)
     return cases
 
