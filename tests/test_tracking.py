@@ -29,7 +29,7 @@ from sqlalchemy.engine import Engine
 import dlcourse
 from dlcourse import tracking
 from dlcourse.cli import main
-from dlcourse.errors import Interrupted
+from dlcourse.errors import CourseError, Interrupted
 from dlcourse.tracking import Store, open_store
 from tests.conftest import EXPERIMENTS
 from tests.processes import free_port, open_store_at_once, wait_until_it_answers
@@ -450,6 +450,12 @@ class TestTrackingServer:
         assert curve(longer.run_id)[:3] == curve(result.run_id)
         assert dlcourse.test("height-weight", run=longer.run_id)["test/mse"] == longer.metrics["test/mse"]
         assert list((tmp_path / "work").glob("mlruns")) == []
+
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))
+        with pytest.raises(CourseError, match="set TMPDIR"):
+            open_store().start_run("height-weight", "unkept", {"dlcourse.kind": "unkept"}, watched=False)
+        (unkept,) = runs("unkept")
+        assert unkept.info.status == "FAILED"
 
         assert main(["ui"]) == 0
         pages = f"{server}/#/experiments/{run.info.experiment_id}/runs?workflowType=machine_learning"

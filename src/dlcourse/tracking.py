@@ -151,7 +151,13 @@ class Store:
                 raise
             within.lose(name.removeprefix(f"{within.name}: "), error)
             return Run(self, None, name, watched=False)
-        return Run(self, run, name, watched=watched, within=within)
+        try:
+            return Run(self, run, name, watched=watched, within=within)
+        except OSError as error:  # nowhere to put its files together
+            self.client.set_terminated(run.info.run_id, "FAILED")
+            raise CourseError(
+                f"the run's files cannot be kept ({one_line(error)}): make room, or set TMPDIR"
+            ) from error
 
     def find_run(self, wanted: str, topic: str) -> mlflow.Run:
         """A topic's run by its id, the beginning of its id, or its name; of several with that name the newest."""
