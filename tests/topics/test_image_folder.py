@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -319,7 +320,7 @@ def test_a_training_from_flags_to_a_model_that_takes_bytes(
     flags = ["--data.size", "16", "--data.batch_size", "16", "--trainer.max_epochs", "8", "--name", "mine"]
     assert main(["train", "image-folder", *flags]) == 0
     card = capsys.readouterr().out
-    assert "verdict        learned" in card or "verdict      learned" in card
+    assert re.search("^  verdict +learned", card, re.MULTILINE)
     store = dlcourse.open_store()
     run = store.find_run("mine", "image-folder")
     assert run.data.params["data.root"] == str(root)
