@@ -251,7 +251,7 @@ def overconfident(rows: int) -> Drawn:
     targets = torch.randint(2, (rows,))
     right = torch.rand(rows) < 0.74
     side = torch.where(right, targets, 1 - targets)
-    logits = torch.stack([-4.0 * side, 4.0 * side], 1).double() + normal(rows, 2)
+    logits = 6.0 * F.one_hot(side, 2).double() + normal(rows, 2)
     return Drawn(of_classes, targets, logits.log_softmax(1), {"majority": share_logits(rows, EVEN)})
 
 
