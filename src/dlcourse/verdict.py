@@ -27,8 +27,9 @@ LEAST_RARE_ROWS = 10
 """Of the classes with fewer rows than this there must be as many together: what is never seen has no spread."""
 COCHRAN = 25.0
 """Rows that a mean needs for each unit of squared skewness (Cochran 1977, Sampling Techniques, section 2.15)."""
-STILL_FALLING = 0.01
-"""Share of what it is behind by that the training loss must gain in the last tenth of the epochs, not to be stuck."""
+STILL_FALLING = 0.05
+"""Share of what it is behind that the training loss must gain in the last tenth of the epochs, not to be stuck: at a
+slower pace it would take more than twice as long again."""
 
 Comparison = Literal["better", "worse", "not told apart", "not tested"]
 ROWS_OF = {"test": "test rows", "val": "validation rows"}
@@ -308,7 +309,7 @@ def _fitted(
     if behind > LEAST_EFFECT * float(baselines[trivial].losses.std(correction=0)):
         curve = [value for _, value in curves.get("train/loss", ())]
         if len(curve) > 1 and curve[-1 - max(len(curve) // 10, 1)] - curve[-1] < STILL_FALLING * behind:
-            advice = "the loss no longer falls; another seed, activation or learning rate may get it off"
+            advice = "the loss hardly falls any more; another seed, activation or learning rate may get it off"
             return f"stuck: worse than {best} on the very rows it was trained on", advice
         advice = "the loss still falls: raise --trainer.max_epochs or --model.lr"
         return f"unfinished: worse than {best} on the very rows it was trained on", advice
