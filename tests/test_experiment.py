@@ -78,6 +78,17 @@ def test_a_model_is_measured_in_the_precision_that_it_was_trained_in(project: Pa
     assert dlcourse.test("height-weight", checkpoint="elsewhere.ckpt") == expected, "of itself it says how"
 
 
+def test_a_run_is_not_tested_on_other_rows_than_it_had(project: Path) -> None:
+    own = project / "own.csv"
+    lines = [f"{number % 7},{number % 5},{number % 2}" for number in range(60)]
+    own.write_text("\n".join(lines))
+    result = dlcourse.train("diabetes", data={"file": str(own)}, trainer=QUICK)
+    assert dlcourse.test("diabetes", run=result.run_id)["test/loss"] == result.metrics["test/loss"]
+    own.write_text("\n".join(["6,4,0", *lines[1:]]))
+    with pytest.raises(CourseError, match="were others than now"):
+        dlcourse.test("diabetes", run=result.run_id)
+
+
 def test_a_monitor_that_the_model_does_not_log_is_named_before_training(project: Path) -> None:
     import dataclasses
 
