@@ -320,6 +320,13 @@ def test_a_regression_without_validation_rows(project: Path) -> None:
     assert result.differences["mean"]["mse"].comparison == "better"
 
 
+def test_a_topic_that_judges_by_training_rows_is_cross_validated_by_test_rows(project: Path) -> None:
+    result = cross_validate("gradient-descent", data={"source": "line"}, model={"formula": "line", "start": [1.0, 0.0]},
+        trainer={"max_epochs": 5}, folds=3)  # fmt: skip
+    assert result.estimates["mse"].mean > 0
+    assert result.differences["mean"]["mse"].comparison in ("better", "worse", "not told apart")
+
+
 def test_a_network_that_has_not_moved_has_learned_nothing(project: Path) -> None:
     result = cross_validate("diabetes", data=BUNDLED, model={"lr": 1e-9}, trainer=QUICK, folds=3)
     assert result.headline == "learned nothing that these folds show: not better than majority"

@@ -19,18 +19,15 @@ from dlcourse.verdict import Verdict, judge
 class Assessment:
     """What a trained model came to.
 
-    ``baselines`` are measured on the judged rows. ``shared_rows`` is how many of those are training rows again, by
-    input and target.
+    ``judged`` is the evaluation of the judged rows, on which ``baselines`` are measured. ``shared_rows`` is how many of
+    those are training rows again, by input and target.
     """
 
     evaluations: dict[Split, Evaluation]
+    judged: Evaluation
     baselines: dict[str, Evaluation]
     verdict: Verdict
     shared_rows: int
-
-    @property
-    def judged(self) -> Evaluation:
-        return self.evaluations[self.verdict.judged]
 
 
 MeasuredBaselines = Callable[[Topic, CourseData, CourseModel], dict[str, Evaluation]]
@@ -98,4 +95,4 @@ def assess(
         )
     )
     shared = 0 if data.judged == "train" else data.rows.count_shared(data.splits[data.judged], train)
-    return Assessment(evaluations, others, verdict, shared)
+    return Assessment(evaluations, measured, others, verdict, shared)
