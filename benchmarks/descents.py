@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from dlcourse import topics
-from dlcourse.descent import FollowedModel
 from dlcourse.experiment import train
-from dlcourse.fitting import new_model
+from dlcourse.models.trajectory import FollowedModel
 from dlcourse.settings import resolve, settings_parser
-from dlcourse.trainer import make_trainer
+from dlcourse.training.fit import new_model
+from dlcourse.training.trainer import make_trainer
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 

@@ -21,13 +21,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dlcourse.convolutional import ConvolutionalNetwork
-from dlcourse.data import CourseData
+from dlcourse.data.datamodule import CourseData
 from dlcourse.experiment import train
-from dlcourse.fitting import new_model
+from dlcourse.images.convolutional_network import ConvolutionalNetwork
 from dlcourse.settings import resolve, settings_parser
 from dlcourse.topics import find
-from dlcourse.trainer import make_trainer
+from dlcourse.training.fit import new_model
+from dlcourse.training.trainer import make_trainer
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 STEPS = {"plain": 5, "ours": 15}

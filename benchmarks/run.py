@@ -294,10 +294,11 @@ def our_fit(database: Path | None = None) -> float:
     """The same by `make_trainer`, with metrics and checkpoints, and with a store as a tracked run; seconds."""
     import lightning as L
 
-    from dlcourse.overfitting import OverfittingMonitor
     from dlcourse.topics.height_weight import HeightWeightData, Line
-    from dlcourse.tracking import Curve, RunLogger, open_store
-    from dlcourse.trainer import make_trainer
+    from dlcourse.tracking.lightning_logger import Curve, RunLogger
+    from dlcourse.tracking.opening import open_store
+    from dlcourse.training.callbacks.overfitting import OverfittingMonitor
+    from dlcourse.training.trainer import make_trainer
 
     L.seed_everything(0, verbose=False)
     data = HeightWeightData(**NOTES)
@@ -322,7 +323,7 @@ def log_batch_milliseconds(database: Path, count: int) -> list[float]:
     """A write of an epoch's eight metrics, ``count`` times."""
     from mlflow.entities import Metric
 
-    from dlcourse.tracking import open_store
+    from dlcourse.tracking.opening import open_store
 
     times = []
     tracked = open_store(database.parent.parent)
@@ -337,7 +338,7 @@ def log_batch_milliseconds(database: Path, count: int) -> list[float]:
 
 def make_store() -> Path:
     """A new store beside what else is made in the current folder; the path of its database."""
-    from dlcourse.tracking import open_store
+    from dlcourse.tracking.opening import open_store
 
     made = open_store(Path("made")).folder
     assert made is not None

@@ -25,19 +25,20 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlcourse import baselines
-from dlcourse.assessment import assess
-from dlcourse.data import CourseData, Rows, Split
-from dlcourse.evaluating import Evaluation
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import Rows, Split
+from dlcourse.evaluation import baselines
+from dlcourse.evaluation.assessment import assess
+from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.evaluation.overfitting import Overfitting
+from dlcourse.evaluation.verdict import Comparison, Verdict, compare_with, judge, quantities_of
 from dlcourse.experiment import train
-from dlcourse.fitting import fit, new_model
-from dlcourse.learning import Regressor
-from dlcourse.overfitting import Overfitting
+from dlcourse.models.tasks import Regressor
 from dlcourse.settings import resolve, settings_parser
 from dlcourse.topics import Topic
 from dlcourse.topics.diabetes import DiabetesNetwork
-from dlcourse.tracking import open_store
-from dlcourse.verdict import Comparison, Verdict, compare_with, judge, quantities_of
+from dlcourse.tracking.opening import open_store
+from dlcourse.training.fit import fit, new_model
 
 # Losses without trainings
 

@@ -29,7 +29,7 @@ def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = shared / "made"
     with FileLock(shared / "made.lock"):
         if not (folder / "mlruns" / "mlflow.db").exists():
-            from dlcourse.tracking import open_store
+            from dlcourse.tracking.opening import open_store
 
             (folder / "mlruns").mkdir(parents=True, exist_ok=True)
             open_store(folder)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torchvision.datasets import CIFAR10, FashionMNIST
 from torchvision.models import get_model, get_model_weights
 
-from dlcourse.image_classifier import ImageClassifier
-from dlcourse.images import ImageData
+from dlcourse.images.classifier import ImageClassifier
+from dlcourse.images.datasets import ImageData
 
 NOWHERE = "http://127.0.0.1:9/"
 """The port of discard, which nobody serves."""

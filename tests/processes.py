@@ -45,7 +45,7 @@ def wait_until_it_answers(address: str, process: "subprocess.Popen[str]", second
 
 def open_store_at_once(barrier: Barrier, number: int) -> None:
     """In a process of its own: open the current folder's store when every other process is about to, and write."""
-    from dlcourse.tracking import open_store
+    from dlcourse.tracking.opening import open_store
 
     barrier.wait(150)
     with open_store().start_run("asked", f"process {number}", {}, watched=False) as run:

@@ -7,8 +7,9 @@ import torch
 from sklearn.datasets import load_iris, make_classification
 from torch import Tensor, nn
 
-from dlcourse.data import CourseData, Rows
-from dlcourse.learning import BinaryClassifier, Classifier, Regressor
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import Rows
+from dlcourse.models.tasks import BinaryClassifier, Classifier, Regressor
 
 
 class Given(CourseData):

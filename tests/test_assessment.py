@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import dlcourse
-from dlcourse import baselines, topics
-from dlcourse.assessment import assess
-from dlcourse.baselines import Predictor
-from dlcourse.learning import CourseModel
+from dlcourse import topics
+from dlcourse.evaluation import baselines
+from dlcourse.evaluation.assessment import assess
+from dlcourse.evaluation.baselines import Predictor
+from dlcourse.models.base import CourseModel
 from dlcourse.topics import Topic
-from dlcourse.trainer import make_trainer
+from dlcourse.training.trainer import make_trainer
 from tests.samples import Line, YesOrNo, data_of, numbers, two_classes
 
 QUICK: dict[str, Any] = {"max_epochs": 2}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlcourse import augmentation
+from dlcourse.images import augmentation
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from dlcourse import baselines
+from dlcourse.evaluation import baselines
 from dlcourse.topics.height_weight import HEIGHTS, WEIGHTS
 from tests.samples import iris, numbers, two_classes
 

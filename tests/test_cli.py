@@ -18,7 +18,7 @@ from mlflow.entities import Run
 import dlcourse
 from dlcourse import __version__
 from dlcourse.cli import VERBS, main
-from dlcourse.tracking import open_store
+from dlcourse.tracking.opening import open_store
 from tests.conftest import EXPERIMENTS, Dlcourse
 
 Capture = pytest.CaptureFixture[str]

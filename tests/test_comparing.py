@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 import dlcourse
 from dlcourse.cli import main
-from dlcourse.comparing import Comparison
+from dlcourse.evaluation.comparison import Comparison
 from tests.conftest import EXPERIMENTS
 
 FILES = [EXPERIMENTS / "height-weight" / f"{name}.yaml" for name in ("default", "notes")]

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from dlcourse import convolutional
-from dlcourse.convolutional import ConvolutionalNetwork
+from dlcourse.images import convolutional_network as convolutional
+from dlcourse.images.convolutional_network import ConvolutionalNetwork
 
 
 def correlated(count: int = 400, channels: int = 3, size: int = 8) -> torch.Tensor:

@@ -18,12 +18,14 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 import dlcourse
-from dlcourse import baselines, topics
-from dlcourse.baselines import Predictor
+from dlcourse import topics
 from dlcourse.cli import main
-from dlcourse.crossvalidation import CrossValidation, compare, estimate
-from dlcourse.data import SPLITS, CourseData, Split
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import SPLITS, Split
 from dlcourse.errors import CourseError, SettingsError
+from dlcourse.evaluation import baselines
+from dlcourse.evaluation.baselines import Predictor
+from dlcourse.evaluation.cross_validation import CrossValidation, compare, estimate
 from dlcourse.experiment import cross_validate
 from dlcourse.topics.diabetes import DiabetesData
 from tests.samples import data_of, labelled, numbers

@@ -8,7 +8,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dlcourse.data import SPLITS, CourseData, ShuffledOrder, TensorRows, epoch_seed
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import SPLITS, TensorRows
+from dlcourse.data.samplers import ShuffledOrder, epoch_seed
 from dlcourse.errors import SettingsError
 from tests.samples import data_of, labelled, numbers
 

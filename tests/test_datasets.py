@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import pytest
 import torch
+from dlcourse.datasets.make_samples import NOT_EXACT, chosen, write_sample
 from torchvision.datasets import CIFAR10
 
-from dlcourse import datasets
-from dlcourse.datasets import make_samples
-from dlcourse.datasets.make_samples import NOT_EXACT, chosen, write_sample
-from dlcourse.images import ImageData
+from dlcourse.data import bundled as datasets
+from dlcourse.data.bundled import make_samples
+from dlcourse.images.datasets import ImageData
 from dlcourse.topics.cifar10 import CIFAR10Data
 from dlcourse.topics.diabetes import COURSE_FILE, DiabetesData
 from dlcourse.topics.fashion_mnist import FashionMNISTData

@@ -18,16 +18,17 @@ from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from torch import Tensor
 
 import dlcourse
-from dlcourse import baselines
 from dlcourse.cli import main
-from dlcourse.data import DealtRows, ShuffledOrder, TensorRows, even_batch_size
-from dlcourse.distributed import VARIABLES, Plan, helpers
+from dlcourse.data.rows import TensorRows
+from dlcourse.data.samplers import DealtRows, ShuffledOrder, even_batch_size
 from dlcourse.errors import CourseError, Interrupted
-from dlcourse.exporting import load_checkpoint
-from dlcourse.overfitting import in_turn
+from dlcourse.evaluation import baselines
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
-from dlcourse.tracking import open_store
+from dlcourse.tracking.opening import open_store
+from dlcourse.training.callbacks.overfitting import in_turn
+from dlcourse.training.checkpoints import load_checkpoint
+from dlcourse.training.processes import VARIABLES, Plan, helpers
 from tests.samples import Given, Line, numbers
 
 DDP = {"devices": 2, "strategy": "ddp", "accelerator": "cpu"}

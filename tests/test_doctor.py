@@ -9,13 +9,15 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from dlcourse import baselines
 from dlcourse.cli import main
-from dlcourse.data import CourseData, Rows, Split
-from dlcourse.doctor import check_gradients, check_topic, numerical_gradient
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import Rows, Split
+from dlcourse.doctor.findings import Finding
+from dlcourse.doctor.topic import check_gradients, check_topic, numerical_gradient
 from dlcourse.errors import SettingsError
-from dlcourse.learning import BinaryClassifier, Classifier, CourseModel, Regressor
-from dlcourse.machine import Finding
+from dlcourse.evaluation import baselines
+from dlcourse.models.base import CourseModel
+from dlcourse.models.tasks import BinaryClassifier, Classifier, Regressor
 from dlcourse.topics import Topic
 from tests import samples
 from tests.conftest import EXPERIMENTS

@@ -6,10 +6,12 @@ import pytest
 import torch
 from scipy import stats
 
-from dlcourse.data import SPLITS, Rows
-from dlcourse.evaluating import Evaluation, evaluate, evaluate_outputs, interval_of_mean
-from dlcourse.learning import CourseModel
-from dlcourse.trainer import make_trainer
+from dlcourse.data.rows import SPLITS, Rows
+from dlcourse.evaluation.evaluate import evaluate, evaluate_outputs
+from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.evaluation.intervals import interval_of_mean
+from dlcourse.models.base import CourseModel
+from dlcourse.training.trainer import make_trainer
 from tests.samples import Kinds, Line, Noisy, YesOrNo, data_of, iris, numbers, two_classes
 
 

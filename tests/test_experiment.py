@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 import dlcourse
-from dlcourse import baselines
-from dlcourse.data import CourseData, Rows
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import Rows
 from dlcourse.errors import CourseError, SettingsError
+from dlcourse.evaluation import baselines
 from dlcourse.experiment import cross_validate
-from dlcourse.reporting import Result
+from dlcourse.reporting.result import Result
 from dlcourse.topics import Topic
 from tests.conftest import EXPERIMENTS
 from tests.samples import Kinds, Line, numbers

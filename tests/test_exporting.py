@@ -19,8 +19,8 @@ import dlcourse
 from dlcourse import topics
 from dlcourse.cli import main
 from dlcourse.errors import CourseError
-from dlcourse.exporting import load_checkpoint, read_checkpoint
-from dlcourse.learning import Regressor
+from dlcourse.models.tasks import Regressor
+from dlcourse.training.checkpoints import load_checkpoint, read_checkpoint
 from tests.samples import Noisy
 
 ELSEWHERE = """

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dlcourse import fetching
-from dlcourse.fetching import UnavailableError, download
+from dlcourse.data import downloads as fetching
+from dlcourse.data.downloads import UnavailableError, download
 from tests.processes import serving
 
 CONTENT = bytes(range(256)) * 1000

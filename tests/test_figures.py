@@ -10,11 +10,12 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dlcourse.data import CourseData
-from dlcourse.evaluating import Evaluation, evaluate_outputs
-from dlcourse.figures import class_accuracy, confusion_matrix, learning_curves, lines_through_points, smoothed
-from dlcourse.learning import CourseModel
-from dlcourse.overfitting import Overfitting
+from dlcourse.data.datamodule import CourseData
+from dlcourse.evaluation.evaluate import evaluate_outputs
+from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.evaluation.overfitting import Overfitting
+from dlcourse.models.base import CourseModel
+from dlcourse.reporting.figures import class_accuracy, confusion_matrix, learning_curves, lines_through_points, smoothed
 from tests.samples import Kinds, data_of, labelled, numbers
 
 HISTORY = {

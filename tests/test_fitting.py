@@ -12,7 +12,7 @@ import dlcourse
 from dlcourse import topics
 from dlcourse.cli import main
 from dlcourse.errors import CourseError
-from dlcourse.reporting import Result
+from dlcourse.reporting.result import Result
 from tests.samples import two_classes
 
 pytestmark = pytest.mark.usefixtures("project")

@@ -8,13 +8,14 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from dlcourse import fonts
-from dlcourse.data import CourseData
-from dlcourse.evaluating import Evaluation, evaluate_outputs
-from dlcourse.figures import class_accuracy, confusion_matrix
-from dlcourse.fonts import families_for, legible
-from dlcourse.image_figures import confident_mistakes
-from dlcourse.learning import CourseModel
+from dlcourse.data.datamodule import CourseData
+from dlcourse.evaluation.evaluate import evaluate_outputs
+from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.images.figures import confident_mistakes
+from dlcourse.models.base import CourseModel
+from dlcourse.reporting import fonts
+from dlcourse.reporting.figures import class_accuracy, confusion_matrix
+from dlcourse.reporting.fonts import families_for, legible
 from tests.image_sets import Pictures, Small, pictures
 
 pytestmark = pytest.mark.usefixtures("project")

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlcourse.cli import main
-from dlcourse.data import CourseData
+from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import SettingsError
-from dlcourse.exporting import Answers
-from dlcourse.image_classifier import STEPS_OF_LOOKAHEAD, STEPS_WORTH_COMPILING, ImageClassifier
-from dlcourse.trainer import make_trainer
+from dlcourse.export.model import Answers
+from dlcourse.images.classifier import STEPS_OF_LOOKAHEAD, STEPS_WORTH_COMPILING, ImageClassifier
+from dlcourse.training.trainer import make_trainer
 from tests.image_sets import Small, pictures
 
 pytestmark = pytest.mark.usefixtures("project")

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from dlcourse.evaluating import evaluate_outputs
-from dlcourse.image_figures import MORTAR, augmented, confident_mistakes, first_layer_filters
+from dlcourse.evaluation.evaluate import evaluate_outputs
+from dlcourse.images.figures import MORTAR, augmented, confident_mistakes, first_layer_filters
 from tests.image_sets import Pictures, Small, pictures
 
 pytestmark = pytest.mark.usefixtures("project")

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dlcourse import decoded_images
 from dlcourse.errors import CourseError, SettingsError
-from dlcourse.images import ImageData
-from dlcourse.trainer import make_trainer
+from dlcourse.images import decoded as decoded_images
+from dlcourse.images.datasets import ImageData
+from dlcourse.training.trainer import make_trainer
 from tests.image_sets import Images, Pictures, Small, pictures
 
 pytestmark = pytest.mark.usefixtures("project")

@@ -12,7 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 import dlcourse
-from dlcourse.machine import check_machine
+from dlcourse.doctor.machine import check_machine
 from tests.conftest import ROOT
 
 TRAININGS = """

@@ -11,10 +11,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from sklearn import metrics as sk
 
-from dlcourse.data import CourseData, Rows, Split
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import Rows, Split
 from dlcourse.errors import SettingsError
-from dlcourse.learning import CourseModel
-from dlcourse.trainer import make_trainer
+from dlcourse.models.base import CourseModel
+from dlcourse.training.trainer import make_trainer
 from tests.samples import Kinds, Line, Stuck, YesOrNo, data_of, iris, numbers, two_classes
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from dlcourse.errors import CourseError
 from dlcourse.experiment import train
-from dlcourse.lesson_figures import PICTURES, collapsed
+from dlcourse.reporting.lesson_figures import PICTURES, collapsed
 from dlcourse.topics import Topic
 from tests.samples import YesOrNo, data_of, two_classes
 

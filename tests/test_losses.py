@@ -17,7 +17,7 @@ from mlflow.entities import Run
 import dlcourse
 from dlcourse import topics, tracking
 from dlcourse.cli import main
-from dlcourse.tracking import open_store
+from dlcourse.tracking.opening import open_store
 from tests.servers import Gate, Server
 
 Capture = pytest.CaptureFixture[str]

@@ -16,8 +16,10 @@ import torch
 
 from dlcourse import machine
 from dlcourse.cli import main
-from dlcourse.machine import Finding, check_machine
-from dlcourse.tracking import Store, open_store
+from dlcourse.doctor.findings import Finding
+from dlcourse.doctor.machine import check_machine
+from dlcourse.tracking.opening import open_store
+from dlcourse.tracking.store import Store
 from tests.processes import free_port, wait_until_it_answers
 
 HOUR = 3600 * 1000

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import dlcourse
-from dlcourse.data import CourseData
-from dlcourse.evaluating import evaluate
-from dlcourse.learning import CourseModel, Regressor
-from dlcourse.overfitting import Overfitting, OverfittingMonitor, _Epoch, compare_epochs
-from dlcourse.reporting import Result
-from dlcourse.trainer import make_trainer
+from dlcourse.data.datamodule import CourseData
+from dlcourse.evaluation.evaluate import evaluate
+from dlcourse.evaluation.overfitting import Overfitting, _Epoch, compare_epochs
+from dlcourse.models.base import CourseModel
+from dlcourse.models.tasks import Regressor
+from dlcourse.reporting.result import Result
+from dlcourse.training.callbacks.overfitting import OverfittingMonitor
+from dlcourse.training.trainer import make_trainer
 from tests.samples import Stuck, data_of, numbers
 
 

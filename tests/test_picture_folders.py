@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dlcourse import picture_folders
 from dlcourse.errors import CourseError, SettingsError
-from dlcourse.picture_folders import read_folder
+from dlcourse.images import folders as picture_folders
+from dlcourse.images.folders import read_folder
 
 
 def made(root: Path, *files: str) -> Path:

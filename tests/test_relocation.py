@@ -11,9 +11,9 @@ import pytest
 import dlcourse
 from dlcourse import tracking
 from dlcourse.cli import main
-from dlcourse.machine import check_machine
-from dlcourse.relocation import here
-from dlcourse.tracking import open_store
+from dlcourse.doctor.machine import check_machine
+from dlcourse.tracking.opening import open_store
+from dlcourse.tracking.relocation import here
 
 QUICK: Any = {"max_epochs": 2}
 

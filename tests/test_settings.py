@@ -11,9 +11,10 @@ import torch
 import yaml
 
 import dlcourse
-from dlcourse import baselines, topics
-from dlcourse.doctor import check_topic
+from dlcourse import topics
+from dlcourse.doctor.topic import check_topic
 from dlcourse.errors import CourseError, SettingsError, suggestion
+from dlcourse.evaluation import baselines
 from dlcourse.experiment import cross_validate, overfit, train
 from dlcourse.ranges import PositiveInt
 from dlcourse.settings import OneLineParser, Settings, described, resolve, settings_parser

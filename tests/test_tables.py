@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dlcourse.data.tables import read_table, two_classes
 from dlcourse.errors import CourseError
-from dlcourse.tables import read_table, two_classes
 
 values = arrays(
     np.float64,

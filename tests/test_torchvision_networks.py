@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torchvision.models import ShuffleNet_V2_X0_5_Weights
 
-from dlcourse import torchvision_networks
 from dlcourse.errors import CourseError, SettingsError
-from dlcourse.torchvision_networks import check_takes, scaling_of, torchvision_network
+from dlcourse.images import torchvision_networks
+from dlcourse.images.torchvision_networks import check_takes, scaling_of, torchvision_network
 from tests.image_sets import NOWHERE, write_weights
 
 SMALL = "shufflenet_v2_x0_5"

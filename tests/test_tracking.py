@@ -30,7 +30,8 @@ import dlcourse
 from dlcourse import tracking
 from dlcourse.cli import main
 from dlcourse.errors import CourseError, Interrupted
-from dlcourse.tracking import Store, open_store
+from dlcourse.tracking.opening import open_store
+from dlcourse.tracking.store import Store
 from tests.conftest import EXPERIMENTS
 from tests.processes import free_port, open_store_at_once, wait_until_it_answers
 

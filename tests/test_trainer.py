@@ -21,7 +21,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dlcourse import trainer as trainer_module
 from dlcourse.errors import SettingsError
-from dlcourse.trainer import Divergence, choose_accelerator, choose_precision, make_trainer
+from dlcourse.training.callbacks.divergence import Divergence
+from dlcourse.training.hardware import choose_accelerator, choose_precision
+from dlcourse.training.trainer import make_trainer
 from tests.samples import Line, Noisy, Stuck, data_of, numbers
 
 

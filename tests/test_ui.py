@@ -17,8 +17,8 @@ import pytest
 
 import dlcourse
 from dlcourse.cli import main
-from dlcourse.tracking import open_store
-from dlcourse.ui import links
+from dlcourse.tracking.opening import open_store
+from dlcourse.tracking.ui import links
 from tests.processes import free_port
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

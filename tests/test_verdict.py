@@ -11,9 +11,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from dlcourse.data import Split
-from dlcourse.evaluating import Evaluation
-from dlcourse.verdict import Comparison, Difference, Verdict, against, compare, diverged, judge
+from dlcourse.data.rows import Split
+from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.evaluation.verdict import Comparison, Difference, Verdict, against, compare, diverged, judge
 
 ROWS = 30
 

@@ -14,14 +14,16 @@ __version__ = "0.1.0"
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 if TYPE_CHECKING:
-    from dlcourse.data import CourseData, Rows
+    from dlcourse.data.datamodule import CourseData
+    from dlcourse.data.rows import Rows
     from dlcourse.errors import CourseError, SettingsError
     from dlcourse.experiment import test, train
-    from dlcourse.learning import BinaryClassifier, Classifier, CourseModel, Regressor
-    from dlcourse.reporting import Result
+    from dlcourse.models.base import CourseModel
+    from dlcourse.models.tasks import BinaryClassifier, Classifier, Regressor
+    from dlcourse.reporting.result import Result
     from dlcourse.topics import Topic
-    from dlcourse.tracking import open_store
-    from dlcourse.trainer import make_trainer
+    from dlcourse.tracking.opening import open_store
+    from dlcourse.training.trainer import make_trainer
 
 _HOMES = {
     "BinaryClassifier": "learning",

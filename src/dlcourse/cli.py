@@ -178,7 +178,7 @@ def _compare(flags: list[str]) -> int:
     topic, flags = _topic("compare", flags)
     if topic is None:
         return 0
-    from dlcourse.comparing import compare_from_flags
+    from dlcourse.evaluation.comparison import compare_from_flags
 
     comparison = compare_from_flags(topic, [flag for flag in flags if flag != "--json"])
     print(comparison, file=sys.stderr if "--json" in flags else sys.stdout)
@@ -204,11 +204,11 @@ def _doctor(flags: list[str]) -> int:
     flags = [flag for flag in flags if flag != "--json"]
     if flags and not flags[0].startswith("-"):
         topic = topics.find(flags[0])
-        from dlcourse.doctor import check_topic_from_flags
+        from dlcourse.doctor.topic import check_topic_from_flags
 
         findings = check_topic_from_flags(topic, flags[1:])
     else:
-        from dlcourse.machine import check_machine
+        from dlcourse.doctor.machine import check_machine
         from dlcourse.settings import OneLineParser
 
         parser = OneLineParser(prog="dlcourse doctor", description=f"{VERBS['doctor']} For a topic: doctor TOPIC.")
@@ -239,7 +239,7 @@ def _json(value: object) -> str:
 
 def _ui(flags: list[str]) -> int:
     from dlcourse.settings import OneLineParser
-    from dlcourse.ui import ui
+    from dlcourse.tracking.ui import ui
 
     parser = OneLineParser(prog="dlcourse ui")
     parser.add_function_arguments(ui, None, as_group=False)

@@ -13,24 +13,31 @@ import numpy as np
 import torch
 from mlflow.entities import Run as StoredRun
 
-from dlcourse import baselines, topics
-from dlcourse.assessment import assess, fitting_rows
-from dlcourse.crossvalidation import CrossValidation, run_folds
-from dlcourse.data import SPLITS, CourseData
-from dlcourse.distributed import Plan, carry_out, check_shares, count_processes, helpers
+from dlcourse import topics
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import SPLITS
 from dlcourse.errors import CourseError, SettingsError, suggestion
-from dlcourse.evaluating import Evaluation, evaluate, evaluate_outputs
-from dlcourse.exporting import load_checkpoint, read_checkpoint
-from dlcourse.fitting import carry_on, check_changes, check_unseen, new_model, start_from, to_carry_on
-from dlcourse.learning import CourseModel
-from dlcourse.memorising import Memory, memorise
+from dlcourse.evaluation import baselines
+from dlcourse.evaluation.assessment import assess, fitting_rows
+from dlcourse.evaluation.cross_validation import CrossValidation, run_folds
+from dlcourse.evaluation.evaluate import evaluate, evaluate_outputs
+from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.evaluation.verdict import diverged
+from dlcourse.models.base import CourseModel
 from dlcourse.ranges import PositiveInt, Seed
-from dlcourse.reporting import Result, finish, log_start, named
+from dlcourse.reporting.card import finish, log_start, named
+from dlcourse.reporting.result import Result
 from dlcourse.settings import Request, Settings, perform, request_from_flags, settings_parser, verb
 from dlcourse.topics import Topic
-from dlcourse.tracking import Run, open_store
-from dlcourse.trainer import make_trainer
-from dlcourse.verdict import diverged
+from dlcourse.tracking.opening import open_store
+from dlcourse.tracking.run import Run
+from dlcourse.training.checkpoints import load_checkpoint, read_checkpoint
+from dlcourse.training.fit import new_model
+from dlcourse.training.initial_weights import check_unseen, start_from
+from dlcourse.training.overfit_batch import Memory, memorise
+from dlcourse.training.processes import Plan, carry_out, check_shares, count_processes, helpers
+from dlcourse.training.resume import carry_on, check_changes, to_carry_on
+from dlcourse.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
 

@@ -210,7 +210,7 @@ def described(hint: Any) -> str:
 
 def settings_parser(topic: Topic, command: Callable[..., Any], prog: str) -> OneLineParser:
     """The parser of a command that trains: its own arguments, and those of data, model and Trainer."""
-    from dlcourse.trainer import make_trainer
+    from dlcourse.training.trainer import make_trainer
 
     parser = OneLineParser(prog=prog, description=topic.title)
     parser.add_argument("--config", action="config", help="YAML file with settings; flags go before it.")

@@ -21,14 +21,14 @@ from matplotlib.figure import Figure
 from sklearn.datasets import _openml
 
 import dlcourse
-from dlcourse import figures
 from dlcourse.cli import main
-from dlcourse.data import CourseData
-from dlcourse.evaluating import evaluate_outputs
-from dlcourse.exporting import read_checkpoint
-from dlcourse.tables import read_table
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.tables import read_table
+from dlcourse.evaluation.evaluate import evaluate_outputs
+from dlcourse.reporting import figures
 from dlcourse.topics import diabetes
 from dlcourse.topics.diabetes import COURSE_FILE, FEATURES, DiabetesData
+from dlcourse.training.checkpoints import read_checkpoint
 from tests.conftest import EXPERIMENTS
 from tests.samples import YesOrNo, data_of, labelled
 

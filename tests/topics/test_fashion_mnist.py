@@ -17,10 +17,11 @@ from torchvision.datasets import FashionMNIST
 from torchvision.datasets import utils as torchvision_utils
 
 import dlcourse
-from dlcourse import baselines, fetching
 from dlcourse.cli import main
-from dlcourse.data import SPLITS
-from dlcourse.exporting import load_model
+from dlcourse.data import downloads as fetching
+from dlcourse.data.rows import SPLITS
+from dlcourse.evaluation import baselines
+from dlcourse.export.model import load_model
 from dlcourse.topics.fashion_mnist import TOPIC, FashionMNISTData, FashionMNISTNetwork
 from tests.image_sets import IDX, NOWHERE, Images, untouchable, write_fashion_mnist
 from tests.processes import serving

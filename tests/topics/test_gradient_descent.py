@@ -12,14 +12,15 @@ from lightning.pytorch.loggers import Logger
 import dlcourse
 from dlcourse import topics
 from dlcourse.cli import main
-from dlcourse.data import CourseData
-from dlcourse.descent import FollowedModel, exhaustive_search, where_it_ended
-from dlcourse.doctor import numerical_gradient
+from dlcourse.data.datamodule import CourseData
+from dlcourse.doctor.topic import numerical_gradient
 from dlcourse.errors import SettingsError
 from dlcourse.experiment import train
-from dlcourse.fitting import new_model
+from dlcourse.models.convergence import where_it_ended
+from dlcourse.models.trajectory import FollowedModel, exhaustive_search
 from dlcourse.settings import resolve, settings_parser
-from dlcourse.trainer import make_trainer
+from dlcourse.training.fit import new_model
+from dlcourse.training.trainer import make_trainer
 from tests.conftest import EXPERIMENTS
 
 X, Y = np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import dlcourse
-from dlcourse import baselines
 from dlcourse.cli import main
-from dlcourse.data import CourseData
-from dlcourse.reporting import Result
+from dlcourse.data.datamodule import CourseData
+from dlcourse.evaluation import baselines
+from dlcourse.reporting.result import Result
 from tests.conftest import EXPERIMENTS
 
 HEIGHT_WEIGHT = EXPERIMENTS / "height-weight"

@@ -15,12 +15,14 @@ import torch
 from PIL import Image
 
 import dlcourse
-from dlcourse import ants_and_bees, decoded_images
 from dlcourse.cli import main
 from dlcourse.errors import SettingsError
-from dlcourse.exporting import load_checkpoint, load_model
+from dlcourse.export.model import load_model
+from dlcourse.images import decoded as decoded_images
+from dlcourse.images import hymenoptera as ants_and_bees
 from dlcourse.topics import image_folder
 from dlcourse.topics.image_folder import TOPIC, ImageFolderData, ImageFolderNetwork
+from dlcourse.training.checkpoints import load_checkpoint
 from tests.image_sets import NOWHERE, untouchable, write_image_folder, write_pictures, write_weights
 from tests.processes import serving
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dlcourse.descent import where_it_ended
+from dlcourse.models.convergence import where_it_ended
 from tests.topics.test_gradient_descent import Descended
 
 

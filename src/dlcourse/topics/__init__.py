@@ -21,11 +21,11 @@ from dlcourse.errors import CourseError, SettingsError, one_line, suggestion
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from dlcourse.baselines import Baseline
-    from dlcourse.data import CourseData
-    from dlcourse.evaluating import Evaluation
-    from dlcourse.learning import CourseModel
-    from dlcourse.verdict import Verdict
+    from dlcourse.data.datamodule import CourseData
+    from dlcourse.evaluation.baselines import Baseline
+    from dlcourse.evaluation.evaluation import Evaluation
+    from dlcourse.evaluation.verdict import Verdict
+    from dlcourse.models.base import CourseModel
 
     Judge = Callable[[Any, CourseData], Verdict]
     Picture = Callable[[Any, CourseData, Evaluation], Figure | None]

@@ -6,10 +6,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dlcourse import baselines, image_figures
-from dlcourse.convolutional import ConvolutionalNetwork
-from dlcourse.image_classifier import LIKE_AIRBENCH, ImageClassifier
-from dlcourse.images import Archive, ImageData, from_torchvision
+from dlcourse.evaluation import baselines
+from dlcourse.images import figures as image_figures
+from dlcourse.images.classifier import LIKE_AIRBENCH, ImageClassifier
+from dlcourse.images.convolutional_network import ConvolutionalNetwork
+from dlcourse.images.datasets import Archive, ImageData, from_torchvision
 from dlcourse.ranges import PositiveInt
 from dlcourse.topics import Topic
 

@@ -11,13 +11,16 @@ import torch
 from sklearn.datasets import fetch_openml, load_diabetes
 from torch import nn
 
-from dlcourse import baselines, datasets, figures
-from dlcourse.data import CourseData, Rows, data_folder
+from dlcourse.data import bundled as datasets
+from dlcourse.data.datamodule import CourseData, data_folder
+from dlcourse.data.downloads import answers_within, whole_file
+from dlcourse.data.rows import Rows
+from dlcourse.data.tables import read_table, two_classes
 from dlcourse.errors import CourseError, SettingsError, one_line
-from dlcourse.fetching import answers_within, whole_file
-from dlcourse.learning import BinaryClassifier
+from dlcourse.evaluation import baselines
+from dlcourse.models.tasks import BinaryClassifier
 from dlcourse.ranges import Fraction, PositiveInt
-from dlcourse.tables import read_table, two_classes
+from dlcourse.reporting import figures
 from dlcourse.topics import Topic
 
 FEATURES = (

@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
 from torchmetrics import MeanSquaredError
 
-from dlcourse import baselines, figures
-from dlcourse.data import CourseData, Rows
-from dlcourse.descent import FollowedModel, way_down, where_it_ended
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import Rows
 from dlcourse.errors import SettingsError
-from dlcourse.evaluating import Evaluation
-from dlcourse.learning import CourseModel
+from dlcourse.evaluation import baselines
+from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.models.base import CourseModel
+from dlcourse.models.convergence import where_it_ended
+from dlcourse.models.trajectory import FollowedModel
+from dlcourse.models.trajectory_figures import way_down
+from dlcourse.reporting import figures
 from dlcourse.topics import Topic
 
 

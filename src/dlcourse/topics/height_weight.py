@@ -8,10 +8,13 @@ from matplotlib.figure import Figure
 from sklearn.datasets import make_regression
 from torch import Tensor, nn
 
-from dlcourse import baselines, figures
-from dlcourse.data import CourseData, Rows
-from dlcourse.evaluating import Evaluation
-from dlcourse.learning import CourseModel, Regressor
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import Rows
+from dlcourse.evaluation import baselines
+from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.models.base import CourseModel
+from dlcourse.models.tasks import Regressor
+from dlcourse.reporting import figures
 from dlcourse.topics import Topic
 
 HEIGHTS = [160.0, 166.0, 172.0, 174.0, 180.0]

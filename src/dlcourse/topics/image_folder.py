@@ -14,18 +14,22 @@ from safetensors import safe_open
 from torch import Tensor
 from torchvision.transforms import v2
 
-from dlcourse import ants_and_bees, baselines, image_figures
-from dlcourse.convolutional import ConvolutionalNetwork
-from dlcourse.data import SPLITS, CourseData, Rows, Split, data_folder, share_rows
-from dlcourse.decoded_images import DecodedImages
+from dlcourse.data.datamodule import CourseData, data_folder
+from dlcourse.data.rows import SPLITS, Rows, Split
+from dlcourse.data.splits import share_rows
 from dlcourse.errors import SettingsError
-from dlcourse.fonts import legible
-from dlcourse.image_classifier import LIKE_AIRBENCH, ImageClassifier
-from dlcourse.picture_folders import PictureFolder, classes_to_train_on, read_folder, some_of
-from dlcourse.pictures import decode_all
+from dlcourse.evaluation import baselines
+from dlcourse.images import figures as image_figures
+from dlcourse.images import hymenoptera as ants_and_bees
+from dlcourse.images.classifier import LIKE_AIRBENCH, ImageClassifier
+from dlcourse.images.convolutional_network import ConvolutionalNetwork
+from dlcourse.images.decoded import DecodedImages
+from dlcourse.images.decoding import decode_all
+from dlcourse.images.folders import PictureFolder, classes_to_train_on, read_folder, some_of
+from dlcourse.images.torchvision_networks import check_takes, scaling_of, torchvision_network
 from dlcourse.ranges import Fraction, PositiveInt
+from dlcourse.reporting.fonts import legible
 from dlcourse.topics import Topic
-from dlcourse.torchvision_networks import check_takes, scaling_of, torchvision_network
 
 log = logging.getLogger(__name__)
 

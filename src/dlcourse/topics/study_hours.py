@@ -7,12 +7,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from dlcourse import baselines
-from dlcourse.data import CourseData, Rows
-from dlcourse.descent import FollowedModel, way_down, where_it_ended
-from dlcourse.evaluating import Evaluation
-from dlcourse.figures import COLOURS
-from dlcourse.learning import BinaryClassifier
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import Rows
+from dlcourse.evaluation import baselines
+from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.models.convergence import where_it_ended
+from dlcourse.models.tasks import BinaryClassifier
+from dlcourse.models.trajectory import FollowedModel
+from dlcourse.models.trajectory_figures import way_down
+from dlcourse.reporting.figures import COLOURS
 from dlcourse.topics import Topic
 
 

@@ -1,0 +1,1 @@
+"""Data: the datamodule, its splits and samplers, tables, downloads."""

@@ -1,0 +1,1 @@
+"""Evaluation: measuring, baselines, verdict, overfitting, cross-validation, comparison."""

@@ -1,0 +1,227 @@
+"""Repeated K-fold cross-validation: one figure with an honest spread, where one split would be a throw of dice."""
+
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from dlcourse.data.datamodule import CourseData
+from dlcourse.errors import CourseError, SettingsError
+from dlcourse.evaluation.assessment import Assessment, assess
+from dlcourse.evaluation.intervals import CONFIDENCE
+from dlcourse.evaluation.verdict import LEAST_EFFECT, Comparison, Difference, against, diverged
+from dlcourse.models.base import CourseModel
+from dlcourse.reporting.card import log_start
+from dlcourse.settings import Settings
+from dlcourse.topics import Topic
+from dlcourse.tracking.run import Run
+from dlcourse.tracking.store import Store
+from dlcourse.training.fit import fit, new_model
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean and standard deviation of a figure over the folds, and the mean's 95 % interval.
+
+    The interval is Student's with the error of Nadeau and Bengio (2003), ``sd * sqrt(1 / (K R) + 1 / (K - 1))`` for K
+    folds and R repeats: the folds share their training rows, so that the usual one would be too small by far.
+    """
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g} ({self.low:.4g} to {self.high:.4g})"
+
+
+def estimate(values: list[float], folds: int) -> Estimate:
+    """From one value a fold; K R values for R repeats of K folds."""
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    error = deviation * (1 / len(values) + 1 / (folds - 1)) ** 0.5
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    return Estimate(mean, deviation, mean - half, mean + half)
+
+
+def compare(values: list[float], others: list[float], folds: int, higher_is_better: bool) -> Difference:
+    """The difference of two models on the same folds, by the corrected resampled t-test at 2.5 % in each direction."""
+    difference = estimate([mine - other for mine, other in zip(values, others, strict=True)], folds)
+    comparison: Comparison = "not told apart"
+    if difference.low > 0 or difference.high < 0:
+        comparison = "better" if (difference.mean > 0) == higher_is_better else "worse"
+    return Difference(difference.mean, difference.low, difference.high, comparison)
+
+
+@dataclass
+class CrossValidation:
+    """What K folds, dealt R times, came to. Figures by name; those of baselines by baseline, then name.
+
+    ``differences`` are those to each baseline on the same folds, by baseline, then name.
+    """
+
+    topic: str
+    run_id: str
+    run_name: str
+    store: str
+    folds: int
+    repeats: int
+    estimates: dict[str, Estimate]
+    baselines: dict[str, dict[str, Estimate]]
+    differences: dict[str, dict[str, Difference]]
+    headline: str
+    card: str
+    lost: dict[str, str]
+    """What is not in the store, and why."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def run_folds(
+    topic: Topic, settings: Settings, store: Store, data: CourseData, name: str, folds: int, repeats: int
+) -> CrossValidation:
+    """Train and measure a model on each fold; a run for all of them, with a light one a fold within it."""
+    if (folds or 0) < 2:
+        raise SettingsError("--folds must be at least 2: a part to test on and a part to train on")
+    for number in range(folds):
+        data.fold(number, folds)  # so that a class that is too small is told of before anything is written
+    with store.start_run(topic.name, name, {"dlcourse.kind": "cross-validation"}) as parent:
+        log_start(parent, topic, data, settings)
+        parent.log_params({"folds": folds, "repeats": repeats})
+        assessments: list[Assessment] = []
+        for repeat in range(repeats):
+            for number in range(folds):
+                data.fold(number, folds, repeat)
+                place = repeat * folds + number
+                tags = {"dlcourse.kind": "fold", "mlflow.parentRunId": parent.run_id}
+                part = f"{name}: fold {place}"
+                with store.start_run(topic.name, part, tags, watched=False, within=parent) as run:
+                    run.log_params({"fold": number, "repeat": repeat})
+                    model, assessment = _fold(topic, run, data, settings)
+                assessments.append(assessment)
+                metrics = assessment.judged.metrics
+                parent.log_metrics({f"fold/{metric}": value for metric, value in metrics.items()}, place)
+                log.info("fold %d/%d  %s %.4g", place, folds * repeats - 1, model.headline, metrics[model.headline])
+        return _summary(topic, parent, model, folds, repeats, assessments)
+
+
+def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple[CourseModel, Assessment]:
+    model = new_model(topic, data, settings)
+    monitor = topic.monitor if len(data.splits["val"]) else None
+    # TensorBoard's files go beside the checkpoints' folder, and stay.
+    with tempfile.TemporaryDirectory(dir=run.path("checkpoints").parent) as folder:
+        fitted = fit(topic, run, data, model, settings, monitor, Path(folder), light=True)
+        if fitted.divergence.epoch is not None:
+            why = diverged(fitted.divergence.epoch, fitted.divergence.loss, model.lr, data.standardize).advice
+            raise CourseError(f"{run.name} diverged: {why}")
+        assessment = assess(
+            topic, fitted.trainer, fitted.model, data, splits=["test"], curves=run.history, kept_epoch=fitted.epoch
+        )
+    run.log_metrics({f"test/{metric}": value for metric, value in assessment.judged.metrics.items()})
+    run.log_metrics({"best/epoch": fitted.epoch})
+    return fitted.model, assessment
+
+
+def _summary(
+    topic: Topic, run: Run, model: CourseModel, folds: int, repeats: int, assessments: list[Assessment]
+) -> CrossValidation:
+    names = list(assessments[0].judged.metrics)
+    values = {name: [each.judged.metrics[name] for each in assessments] for name in names}
+    of_baselines = {
+        baseline: {name: [each.baselines[baseline].metrics[name] for each in assessments] for name in names}
+        for baseline in assessments[0].baselines
+    }
+    estimates = {name: estimate(each, folds) for name, each in values.items()}
+    baselines = {
+        baseline: {name: estimate(each, folds) for name, each in theirs.items()}
+        for baseline, theirs in of_baselines.items()
+    }
+    differences = {
+        baseline: {name: compare(values[name], theirs[name], folds, name not in model.errors) for name in names}
+        for baseline, theirs in of_baselines.items()
+    }
+    headline = _headline(model, assessments, baselines, differences)
+    for name, each in estimates.items():
+        run.log_metrics(
+            {
+                f"test/{name}": each.mean,
+                f"test/{name}_standard_deviation": each.deviation,
+                f"test/{name}_low": each.low,
+                f"test/{name}_high": each.high,
+            }
+        )
+        for baseline, theirs in baselines.items():
+            difference = differences[baseline][name]
+            run.log_metrics(
+                {
+                    f"{baseline}/{name}": theirs[name].mean,
+                    f"{baseline}/{name}_difference": difference.mean,
+                    f"{baseline}/{name}_difference_low": difference.low,
+                    f"{baseline}/{name}_difference_high": difference.high,
+                }
+            )
+    card = _card(topic, run, folds, repeats, headline, estimates, baselines, differences)
+    run.set_tags(
+        {
+            "mlflow.note.content": f"```\n{card}\n```",
+            "dlcourse.verdict": headline,
+            "dlcourse.learned": str(headline.startswith("learned:")).lower(),
+        }
+    )
+    return CrossValidation(
+        topic.name, run.run_id, run.name, run.store.shown, folds, repeats, estimates, baselines, differences,
+        headline, card, run.lost,
+    )  # fmt: skip
+
+
+def _headline(
+    model: CourseModel,
+    assessments: list[Assessment],
+    baselines: Mapping[str, Mapping[str, Estimate]],
+    differences: Mapping[str, Mapping[str, Difference]],
+) -> str:
+    """Like the verdict on one split: against the trivial baseline first, then against the best other."""
+    trivial, *others = baselines
+    quantities = dict.fromkeys(("loss", model.headline))
+    deviation = float(np.mean([each.baselines[trivial].losses.std(correction=0) for each in assessments]))
+    enough = -differences[trivial]["loss"].mean >= LEAST_EFFECT * deviation
+    better = [name for name in quantities if differences[trivial][name].comparison == "better"]
+    if not better or (better == ["loss"] and not enough):
+        return f"learned nothing that these folds show: not better than {trivial}"
+    best = min(others, key=lambda name: baselines[name]["loss"].mean, default=trivial)
+    judged = {name: differences[best][name] for name in quantities}
+    if differences[best]["loss"] == differences[best][model.headline]:
+        judged.pop("loss")
+    return f"learned: {against(best, judged, 'these folds', 'the setting')}"
+
+
+def _card(
+    topic: Topic,
+    run: Run,
+    folds: int,
+    repeats: int,
+    headline: str,
+    estimates: Mapping[str, Estimate],
+    baselines: Mapping[str, Mapping[str, Estimate]],
+    differences: Mapping[str, Mapping[str, Difference]],
+) -> str:
+    lines = [("verdict", headline)]
+    for name, mine in estimates.items():
+        lines.append((f"test {name}", str(mine)))
+        for baseline, theirs in baselines.items():
+            difference = differences[baseline][name]
+            text = f"{difference.rounded_like(mine.mean)}, {difference.comparison}"
+            lines.append(("", f"{baseline} {theirs[name]}; minus that {text}"))
+    lines.append(("", f"mean and corrected 95 % interval over {repeats} x {folds} folds"))
+    lines.append(("run", f"{run.run_id} in {run.store.shown}"))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join([f"{topic.name}: {run.name}", *(f"  {name:<{width}}  {text}" for name, text in lines)])

@@ -1,0 +1,65 @@
+"""What a model says of the rows of one split."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import Split
+from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.models.base import CourseModel
+
+
+class _Outputs(Callback):
+    def __init__(self) -> None:
+        self.batches: list[Tensor] = []
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *rest: Any) -> None:
+        self.batches.append(outputs)
+
+
+def evaluate(trainer: L.Trainer, model: CourseModel, data: CourseData, split: Split) -> Evaluation:
+    """Measure a model on one split, with the accelerator and precision of ``trainer`` but on one device of it.
+
+    One device sees every row once: several would be given some rows twice, to make their shares equal.
+    """
+    kept = _Outputs()
+    tester = L.Trainer(
+        accelerator=trainer.strategy.root_device.type,  # by its name: of the object mixed precision makes a GPU
+        devices=1,
+        precision=trainer.precision,
+        logger=False,
+        callbacks=[kept],
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    measured = tester.test(model, dataloaders=data.ordered(split), verbose=False)[0]
+    metrics = {name.removeprefix("test/"): value for name, value in measured.items()}
+    return _evaluation(model, data, split, torch.cat(kept.batches).cpu(), metrics)
+
+
+def evaluate_outputs(model: CourseModel, data: CourseData, split: Split, outputs: Tensor) -> Evaluation:
+    """Measure outputs that came from elsewhere, such as a baseline, by the model's own metrics."""
+    targets, predictions = data.rows.targets[data.splits[split]], model.predictions(outputs)
+    metrics = {name: float(metric(predictions, targets)) for name, metric in model.metrics().items()}
+    return _evaluation(model, data, split, outputs, metrics)
+
+
+def _evaluation(
+    model: CourseModel, data: CourseData, split: Split, outputs: Tensor, metrics: dict[str, float]
+) -> Evaluation:
+    targets = data.rows.targets[data.splits[split]]
+    values = values_of(model, outputs, targets)
+    losses = values.pop("loss")
+    return Evaluation(split, {"loss": float(losses.mean()), **metrics}, outputs, targets, losses, values)
+
+
+def values_of(model: CourseModel, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Each row's scores, and its "loss": float64, N each."""
+    scores = {name: values.double() for name, values in model.row_scores(outputs, targets).items()}
+    return {**scores, "loss": model.row_losses(outputs, targets).double()}

@@ -1,0 +1,31 @@
+"""What a model says of the rows of one split."""
+
+from scipy import stats
+from torch import Tensor
+
+CONFIDENCE = 0.95
+
+
+def are_shares(values: Tensor) -> bool:
+    """Whether each row's value is 0 or 1, so that their mean is a share of the rows."""
+    return bool(((values == 0) | (values == 1)).all())
+
+
+def interval_of_mean(values: Tensor) -> tuple[float, float]:
+    """The 95 % interval of the mean of N values: of shares by Wilson (1927), of others by Student's t.
+
+    NaN for a single value that is no share.
+    """
+    if are_shares(values):
+        return interval_of_share(int(values.sum()), len(values))
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    mean, error = float(values.mean()), float(values.std()) / len(values) ** 0.5
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    return mean - half, mean + half
+
+
+def interval_of_share(count: int, rows: int) -> tuple[float, float]:
+    """The 95 % interval of a share of the rows (Wilson 1927)."""
+    interval = stats.binomtest(count, rows).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)

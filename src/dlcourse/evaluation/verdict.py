@@ -1,0 +1,332 @@
+"""What can honestly be said of a run: whether it learned anything, and how it compares with the baselines.
+
+A model is judged by its loss and by its primary metric. Every claim in one direction is tested at 2.5 %, so that both
+together claim at most 5 % of what is not so (Bonferroni).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from dlcourse.data.rows import Split
+from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.evaluation.intervals import CONFIDENCE, are_shares, interval_of_mean
+
+LEVEL = (1 - CONFIDENCE) / 2
+PERMUTATIONS = 999
+LEAST_EFFECT = 0.01
+"""Glass's delta: the least gain that is spoken of, in standard deviations of the trivial baseline's losses."""
+LEAST_ROWS = 20
+"""Fewer are too few for a paired t-test, and for the skewness by which its use is decided."""
+LEAST_RARE_ROWS = 10
+"""Of the classes with fewer rows than this there must be as many together: what is never seen has no spread."""
+COCHRAN = 25.0
+"""Rows that a mean needs for each unit of squared skewness (Cochran 1977, Sampling Techniques, section 2.15)."""
+STILL_FALLING = 0.05
+"""Share of what it is behind that the training loss must gain in the last tenth of the epochs, not to be stuck: at a
+slower pace it would take more than twice as long again."""
+
+Comparison = Literal["better", "worse", "not told apart", "not tested"]
+ROWS_OF = {"test": "test rows", "val": "validation rows"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A model's mean less a baseline's over the same rows, with its 95 % interval.
+
+    ``rule`` says why nothing is claimed where it was not tested.
+    """
+
+    mean: float
+    low: float
+    high: float
+    comparison: Comparison
+    rule: str = ""
+
+    def rounded_like(self, value: float) -> str:
+        """Rounded as a value is to four digits: what lies below is of no interest, and another on each processor."""
+        places = max(3 - math.floor(math.log10(abs(value))), 0) if value else 4
+        mean, low, high = (f"{each:+z.{places}f}" for each in (self.mean, self.low, self.high))
+        return f"{mean} ({self.rule or f'{low} to {high}'})"
+
+
+NO_DIFFERENCE = Difference(0.0, 0.0, 0.0, "not told apart")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one run shows of one model. Of its settings only several seeds would tell.
+
+    ``headline`` begins with one of: diverged, learned nothing, learned, fitted, stuck, unfinished, converged.
+    ``learned`` is None where it cannot be known, since every row was a training row. ``p_values`` are those of the
+    permutation tests and ``differences`` those to each baseline: of "loss", and of the primary metric if it is another.
+    """
+
+    headline: str
+    learned: bool | None
+    judged: Split
+    p_values: dict[str, float]
+    differences: dict[str, dict[str, Difference]]
+    advice: str = ""
+
+
+def diverged(epoch: int, loss: float, lr: float, standardized: bool) -> Verdict:
+    """The verdict on a training whose loss left the range of numbers."""
+    remedy = f"lower --model.lr ({lr:g})"
+    if not standardized:
+        remedy += " or standardise the inputs (--data.standardize true)"
+    advice = f"the loss was {loss:.3g} in epoch {epoch}: each step overshot the minimum by more than the last; {remedy}"
+    return Verdict("diverged", False, "train", {}, {}, advice)
+
+
+def judge(
+    measured: Evaluation,
+    shuffled: Callable[[Tensor], Mapping[str, Tensor]],
+    baselines: Mapping[str, Evaluation],
+    primary_metric: str,
+    *,
+    higher_is_better: bool,
+    training_classes: Sequence[int] = (),
+    curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+    kept_epoch: int | None = None,
+) -> Verdict:
+    """Judge a model by what it says of the rows of one split.
+
+    It has learned if its loss is lower with the rows' own targets than with shuffled ones (a permutation test: Good
+    2005, chapter 3) and lower than the trivial baseline's by `LEAST_EFFECT`; or if the same holds of its primary
+    metric, and a paired test calls that better too. Training rows cannot show learning, since a network can learn them
+    by heart: of them the headline says how well they are fitted.
+
+    Args:
+        measured: The model's evaluation.
+        shuffled: From an order of the rows to the model's values, N each, with the targets in that order: "loss", and
+            the primary metric.
+        baselines: The baselines' evaluations on the same rows; the trivial one first.
+        primary_metric: One of the evaluations' scores.
+        higher_is_better: Whether that metric is to rise. The loss is to fall.
+        training_classes: The classes that there are training rows of; none for a regression.
+        curves: ``train/loss`` and ``val/loss``: (epoch, value).
+        kept_epoch: The epoch whose weights were measured.
+    """
+    quantities = quantities_of(measured, primary_metric, higher_is_better)
+    differences = compare_with(measured, baselines, quantities, training_classes)
+    values = measured.values
+    trivial, *others = baselines
+    least = baselines[trivial].values
+    gains = {quantity: _is_gain(values[quantity], least[quantity], up) for quantity, up in quantities.items()}
+    best = min(others, key=lambda name: float(baselines[name].losses.mean()), default=trivial)
+    curves = curves or {}
+    if measured.split == "train":
+        headline, advice = _fitted(measured, baselines, primary_metric, best, any(gains.values()), curves)
+        return Verdict(headline, None if any(gains.values()) else False, "train", {}, differences, advice)
+    p_values = permutation_test({quantity: values[quantity] for quantity in quantities}, quantities, shuffled)
+    learned = {quantity: p_values[quantity] <= LEVEL and gains[quantity] for quantity in quantities}
+    if primary_metric in learned:
+        learned[primary_metric] &= differences[trivial][primary_metric].comparison == "better"
+    rows = f"these {len(measured.targets)} {ROWS_OF[measured.split]}"
+    advice = ""
+    if not any(learned.values()):
+        headline = f"learned nothing that {rows} show: not better than {trivial}"
+    elif not gains["loss"]:
+        is_worse = differences[trivial]["loss"].comparison == "worse"
+        said = "worse than" if is_worse else "not known to be better than"
+        headline = f"learned: better {primary_metric} than {trivial}, but its loss is {said} that"
+        if training_classes:
+            headline = (
+                f"learned: classifies better than {trivial}, but its probabilities are {said} the classes' shares"
+            )
+            advice = _calibrate(curves.get("val/loss", ()), kept_epoch) if is_worse else ""
+    elif learned["loss"] and differences[trivial].get(primary_metric, NO_DIFFERENCE).comparison == "worse":
+        headline = f"learned: a better loss than {trivial}, but a worse {primary_metric}"
+    else:
+        headline = f"learned: {against(best, differences[best], rows)}"
+        if best == trivial and "better" not in headline:  # known by the permutation test, which takes fewer rows
+            headline = headline.replace("learned:", "learned: its outputs follow the targets, but")
+    return Verdict(headline, any(learned.values()), measured.split, p_values, differences, advice)
+
+
+def quantities_of(measured: Evaluation, primary_metric: str, higher_is_better: bool) -> dict[str, bool]:
+    """What a model is judged by, and whether it is to rise: its loss, and its primary metric if that is another."""
+    is_loss = torch.equal(measured.values[primary_metric], measured.losses)
+    return {"loss": False} if is_loss else {"loss": False, primary_metric: higher_is_better}
+
+
+def compare_with(
+    measured: Evaluation,
+    baselines: Mapping[str, Evaluation],
+    quantities: Mapping[str, bool],
+    training_classes: Sequence[int] = (),
+) -> dict[str, dict[str, Difference]]:
+    """A model beside each baseline on the same rows, by baseline, then quantity."""
+    rule = _rule_of_classes(measured.targets, training_classes)
+    return {
+        name: {
+            quantity: compare(measured.values[quantity], other.values[quantity], higher_is_better=up, rule=rule)
+            for quantity, up in quantities.items()
+        }
+        for name, other in baselines.items()
+    }
+
+
+def against(name: str, differences: Mapping[str, Difference], rows: str, what: str = "this model") -> str:
+    """How a model compares with a baseline, in a sentence that claims what was tested and no more."""
+    by = {
+        comparison: " and ".join(
+            quantity for quantity, difference in differences.items() if difference.comparison == comparison
+        )
+        for comparison in ("better", "worse", "not told apart")
+    }
+    if by["better"] and by["worse"]:
+        return f"{what} has a better {by['better']} and a worse {by['worse']} than {name} on {rows}"
+    for comparison in ("better", "worse"):
+        if by[comparison]:
+            part = f" in {by[comparison]}" if len(differences) > 1 and " and " not in by[comparison] else ""
+            return f"{what} is {comparison} than {name}{part} on {rows}"
+    return (
+        f"{rows} cannot tell {what} from {name}"
+        if by["not told apart"]
+        else f"{rows} are too few to compare {what} with {name}"
+    )
+
+
+def compare(values: Tensor, others: Tensor, *, higher_is_better: bool = False, rule: str = "") -> Difference:
+    """Which of two models is better on the same rows, by a value a row, N each: each direction is tested at 2.5 %.
+
+    Of shares (1 where a row is right, else 0) by McNemar's exact test, which holds its level whatever the rows, with
+    the interval of Bonett and Price (2012); of other values by a paired t-test, which does not: nothing is claimed
+    from fewer than `LEAST_ROWS` rows, from differences that are skewed against the claim by more than Cochran's rule
+    admits, or where ``rule``, if it is not empty, forbids it.
+    """
+    difference = np.asarray(values - others, dtype=float)
+    mean, rows = float(difference.mean()), len(difference)
+    if are_shares(values) and are_shares(others):
+        more, fewer = int((difference > 0).sum()), int((difference < 0).sum())
+        differs = more + fewer > 0 and stats.binomtest(more, more + fewer).pvalue <= 1 - CONFIDENCE
+        low, high = _interval_of_paired_shares(more, fewer, rows)
+        rule = ""
+    else:
+        low, high = interval_of_mean(torch.from_numpy(difference))
+        differs = low > 0 or high < 0
+        if rows < LEAST_ROWS:
+            rule = f"{LEAST_ROWS} rows are the least for a paired t-test"
+        elif not rule and differs:
+            against_claim = -np.sign(mean) * _skewness(difference)
+            if against_claim > 0 and rows < (needed := COCHRAN * against_claim**2):
+                rule = f"too skewed for {rows} rows: a paired t-test needs {needed:.0f}, by Cochran's rule"
+    if not differs:
+        return Difference(mean, low, high, "not tested" if rows < 2 else "not told apart")
+    if rule:
+        return Difference(mean, low, high, "not tested", rule)
+    return Difference(mean, low, high, "better" if (mean > 0) == higher_is_better else "worse")
+
+
+def _skewness(values: np.ndarray[Any, Any]) -> float:
+    """Third moment over the 1.5th power of the second; 0 where all values are equal (where scipy warns)."""
+    centred = values - values.mean()
+    variance = float((centred**2).mean())
+    return float((centred**3).mean()) / variance**1.5 if variance else 0.0
+
+
+def _interval_of_paired_shares(more: int, fewer: int, rows: int) -> tuple[float, float]:
+    """The adjusted Wald interval of Bonett and Price (2012): one row more of each kind that differs."""
+    one, other = (more + 1) / (rows + 2), (fewer + 1) / (rows + 2)
+    error = ((one + other - (one - other) ** 2) / (rows + 2)) ** 0.5
+    half = float(stats.norm.ppf(1 - LEVEL)) * error
+    return max(one - other - half, -1.0), min(one - other + half, 1.0)
+
+
+def _rule_of_classes(targets: Tensor, training_classes: Sequence[int]) -> str:
+    """Why no mean over rows is to be relied on, or nothing: the rows of a rare class can have losses of another size.
+
+    Of 50 rows of which one in twenty is of the rare class, every thirteenth sample has none of it.
+    """
+    if not training_classes:
+        return ""
+    counts = torch.bincount(targets, minlength=max(training_classes) + 1)[list(training_classes)]
+    rare = counts[counts < LEAST_RARE_ROWS]
+    if not len(rare) or int(rare.sum()) >= LEAST_RARE_ROWS:
+        return ""
+    return f"{int(rare.sum())} rows of the rare classes, and a paired t-test needs {LEAST_RARE_ROWS}"
+
+
+def permutation_test(
+    values: Mapping[str, Tensor],
+    higher_is_better: Mapping[str, bool],
+    shuffled: Callable[[Tensor], Mapping[str, Tensor]],
+) -> dict[str, float]:
+    """How often shuffled targets give as good a mean as the rows' own, by quantity: one-sided p-values.
+
+    Exact for any number of rows and any values, where targets have nothing to do with inputs. Ends early where
+    no p-value can fall below `LEVEL` any more (Besag and Clifford 1991).
+    """
+    enough = round(LEVEL * (PERMUTATIONS + 1)) + 1
+    generator = torch.Generator().manual_seed(0)
+    counts, p_values = dict.fromkeys(values, 0), dict[str, float]()
+    # The same values in another order may sum up a little differently.
+    means = {
+        name: (float(each.double().mean()), 1e-6 * float(each.double().abs().mean())) for name, each in values.items()
+    }
+    rows = len(next(iter(values.values())))
+    for draw in range(1, PERMUTATIONS + 1):
+        others = shuffled(torch.randperm(rows, generator=generator))
+        for name in values.keys() - p_values.keys():
+            mean, tolerance = means[name]
+            gain = float(others[name].double().mean()) - mean
+            counts[name] += (gain if higher_is_better[name] else -gain) >= -tolerance
+            if counts[name] == enough:
+                p_values[name] = enough / draw
+        if len(p_values) == len(values):
+            return p_values
+    return {name: p_values.get(name, (counts[name] + 1) / (PERMUTATIONS + 1)) for name in values}
+
+
+def _is_gain(values: Tensor, trivial: Tensor, higher_is_better: bool) -> bool:
+    """Whether the mean is better than the trivial baseline's by enough to speak of."""
+    gain = float((values - trivial).mean())
+    gain = gain if higher_is_better else -gain
+    return gain > 0 and gain >= LEAST_EFFECT * float(trivial.std(correction=0))
+
+
+def _fitted(
+    measured: Evaluation,
+    baselines: Mapping[str, Evaluation],
+    primary_metric: str,
+    best: str,
+    is_gain: bool,
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+) -> tuple[str, str]:
+    """Headline and advice for a model that is judged by the rows it was trained on."""
+    trivial = next(iter(baselines))
+    if not is_gain:
+        return f"learned nothing: fits its training rows no better than {trivial}", ""
+    # A network holds the linear model within it: on its own training rows nothing excuses being worse.
+    behind = float((measured.losses - baselines[best].losses).mean())
+    if behind > LEAST_EFFECT * float(baselines[trivial].losses.std(correction=0)):
+        curve = [value for _, value in curves.get("train/loss", ())]
+        if len(curve) > 1 and curve[-1 - max(len(curve) // 10, 1)] - curve[-1] < STILL_FALLING * behind:
+            advice = "the loss hardly falls any more; another seed, activation or learning rate may get it off"
+            return f"stuck: worse than {best} on the very rows it was trained on", advice
+        advice = "the loss still falls: raise --trainer.max_epochs or --model.lr"
+        return f"unfinished: worse than {best} on the very rows it was trained on", advice
+    mine, theirs = (f"{each.metrics[primary_metric]:.4g}" for each in (measured, baselines[best]))
+    rows = f"its {len(measured.targets)} training rows"
+    return f"fitted: {primary_metric} {mine} on {rows}, {theirs} of {best}", ""
+
+
+def _calibrate(val_losses: Sequence[tuple[int, float]], kept_epoch: int | None) -> str:
+    """What helps a classifier whose probabilities are too sure of themselves."""
+    advice = "calibrate them (temperature scaling: Guo et al. 2017)"
+    if not val_losses:
+        return advice
+    lowest = min(val_losses, key=lambda point: point[1])[0]
+    if kept_epoch is not None and lowest < kept_epoch:
+        advice += (
+            f", or stop earlier: validation loss was lowest in epoch {lowest}, and the weights are of {kept_epoch}"
+        )
+    return advice

@@ -1,0 +1,1 @@
+"""Export: the model that leaves the house, verified."""

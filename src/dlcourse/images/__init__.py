@@ -1,0 +1,1 @@
+"""Images: data sets, folders, decoding, augmentation, networks, the classifier and its figures."""

@@ -1,0 +1,116 @@
+"""Pictures of what a model of images is fed with, what it looks for, and where it is wrong."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from dlcourse.data.datamodule import CourseData
+from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.images.decoded import DecodedImages
+from dlcourse.models.base import CourseModel
+from dlcourse.reporting.figures import NAMES, class_accuracy, confusion_matrix
+
+COLUMNS_OF_MISTAKES, MISTAKES = 6, 18
+MOST_CLASSES, FEWEST_IMAGES = 12, 6
+MORTAR = np.array([198, 219, 239], dtype=np.uint8)
+"""The colour between tiles, which no grey image has."""
+
+
+def augmented(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    """The first training images of each class (of the first `MOST_CLASSES`), and what two epochs see of them."""
+    assert isinstance(data, DecodedImages)
+    train = data.splits["train"]
+    labels = data.rows.targets[train]
+    classes = [each for each in range(len(data.rows.classes)) if (labels == each).any()][:MOST_CLASSES]
+    of_each = max(FEWEST_IMAGES // len(classes), 1)
+    rows = torch.cat([train[labels == each][:of_each] for each in classes])
+    images = data.rows.inputs[rows]
+    names = [data.rows.classes[label] for label in data.rows.targets[rows].tolist()]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        shown = torch.cat([images, *(data.augmented(images, rows, epoch) for epoch in (0, 1))])
+    figure = Figure(figsize=(1.2 + 0.9 * len(rows), 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    size = _show(axes, shown, len(rows))
+    axes.set_xticks(size * (np.arange(len(rows)) + 0.5), names)
+    axes.set_yticks(size * (np.arange(3) + 0.5), ["original", "epoch 0", "epoch 1"])
+    axes.tick_params(length=0)
+    axes.set_title("Training images as the network sees them")
+    return figure
+
+
+def confident_mistakes(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    """The rows that the model is wrong about with the highest probability, most certain first."""
+    probabilities, given = model.predictions(judged.outputs).max(1)
+    wrong = (given != judged.targets).nonzero()[:, 0]
+    worst = wrong[probabilities[wrong].argsort(descending=True, stable=True)][:MISTAKES]
+    lines = max(math.ceil(len(worst) / COLUMNS_OF_MISTAKES), 1)
+    figure = Figure(figsize=(1.75 * COLUMNS_OF_MISTAKES, 0.6 + 2.2 * lines), layout="constrained")
+    title = f"Most confident mistakes: {len(worst)} of {len(wrong)} among {len(given)} {NAMES[judged.split]} rows"
+    figure.suptitle(title if len(wrong) else f"No mistakes among {len(given)} {NAMES[judged.split]} rows")
+    images = data.rows.inputs[data.splits[judged.split][worst]]
+    for place, (row, image) in enumerate(zip(worst.tolist(), images, strict=True), start=1):
+        axes = figure.add_subplot(lines, COLUMNS_OF_MISTAKES, place)
+        axes.imshow(_pixels(image), cmap="gray", vmin=0, vmax=255)
+        axes.set_axis_off()
+        name, true = (data.rows.classes[int(each[row])] for each in (given, judged.targets))
+        axes.set_title(f"said: {name}, {probabilities[row]:.0%}\nis: {true}", fontsize=9)
+    return figure
+
+
+def first_layer_filters(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    """The weights by which each channel, or unit, of the first layer looks at pixels, each scaled to its own range."""
+    first = next(each for each in model.network.modules() if isinstance(each, (nn.Conv2d, nn.Linear)))
+    weights = first.weight.detach().view(len(first.weight), -1, *_window(first, data.shape))
+    low, high = weights.amin((1, 2, 3), keepdim=True), weights.amax((1, 2, 3), keepdim=True)
+    scaled = ((weights - low) / (high - low).clamp(min=1e-12) * 255).to(torch.uint8)
+    least = math.ceil(math.sqrt(2 * len(scaled)))
+    columns = next((each for each in range(least, 2 * least) if len(scaled) % each == 0), least)
+    figure = Figure(figsize=(8, 1 + 8 * math.ceil(len(scaled) / columns) / columns), layout="constrained")
+    axes = figure.add_subplot()
+    _show(axes, scaled, columns)
+    axes.set_axis_off()
+    kind = "filters" if isinstance(first, nn.Conv2d) else "units"
+    size = " x ".join(map(str, weights.shape[1:]))
+    axes.set_title(f"First layer: {len(weights)} {kind} of {size} weights, each from its lowest to its highest")
+    return figure
+
+
+def _window(layer: nn.Conv2d | nn.Linear, shape: list[int]) -> tuple[int, ...]:
+    """Height and width of what one unit sees."""
+    return layer.kernel_size if isinstance(layer, nn.Conv2d) else tuple(shape[1:])
+
+
+def _show(axes: Axes, images: Tensor, columns: int) -> int:
+    """Draw images, N x C x H x W of bytes, as tiles line by line; gives the side of a tile with its margin."""
+    height, width = images.shape[2:]
+    margin = max(width // 14, 1)
+    lines = math.ceil(len(images) / columns)
+    wall = np.tile(MORTAR, (lines * (height + margin), columns * (width + margin), 1))
+    for place, image in enumerate(images):
+        top, left = place // columns * (height + margin), place % columns * (width + margin)
+        wall[top : top + height, left : left + width] = image.permute(1, 2, 0).numpy()  # one channel fills all three
+    axes.imshow(wall[:-margin, :-margin], interpolation="nearest")
+    axes.spines[:].set_visible(False)
+    return width + margin
+
+
+def _pixels(image: Tensor) -> np.ndarray[Any, Any]:
+    """C x H x W as matplotlib has it: H x W where there is one channel, else H x W x C."""
+    array: np.ndarray[Any, Any] = image.permute(1, 2, 0).numpy()
+    return array[:, :, 0] if array.shape[2] == 1 else array
+
+
+PICTURES = {
+    "confusion-matrix": confusion_matrix,
+    "class-accuracy": class_accuracy,
+    "confident-mistakes": confident_mistakes,
+    "first-layer-filters": first_layer_filters,
+    "augmented": augmented,
+}
+"""What every run on images draws."""

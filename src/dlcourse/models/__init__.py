@@ -1,0 +1,1 @@
+"""Models: the LightningModule base, the tasks, optimisers and schedules."""

@@ -1,0 +1,91 @@
+"""Models: one step behind the three stages, metrics, optimiser and schedule."""
+
+from abc import ABC
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Accuracy, MeanAbsoluteError, MeanSquaredError
+from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
+from torchmetrics.utilities import dim_zero_cat
+
+from dlcourse.models.base import CourseModel
+
+
+class Regressor(CourseModel, ABC):
+    """A model whose answers are numbers in the target's own unit, N x columns.
+
+    Args:
+        loss: Squared error, or absolute error, which outliers pull at less.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], outputs: int, *, loss: Literal["mse", "mae"] = "mse", **settings: Any
+    ) -> None:
+        self.loss = self.headline = loss
+        self.errors = frozenset({"loss", "mse", "mae"})
+        super().__init__(shape, outputs, **settings)
+
+    def metrics(self) -> dict[str, Any]:
+        return {"mse": MeanSquaredError(), "mae": MeanAbsoluteError()}
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        errors = F.mse_loss if self.loss == "mse" else F.l1_loss
+        return errors(outputs, targets, reduction="none").mean(1)
+
+    def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {"mse": (outputs - targets).square().mean(1), "mae": (outputs - targets).abs().mean(1)}
+
+
+class AUROC(BinaryAUROC):
+    """Area under the ROC curve; NaN where every row is of one class (torchmetrics says 0, and warns)."""
+
+    def compute(self) -> Tensor:  # type: ignore[override]  # as in the class itself
+        targets = dim_zero_cat(self.target)
+        if bool((targets == targets[0]).all()):
+            return torch.tensor(float("nan"), device=self.device)
+        return super().compute()
+
+
+class BinaryClassifier(CourseModel, ABC):
+    """A model of two classes: outputs are N x 1 logits, predictions N probabilities of class 1."""
+
+    headline = "accuracy"
+
+    def metrics(self) -> dict[str, Any]:
+        # Exact: counting in bins takes seconds a batch where only deterministic algorithms may be used.
+        return {"accuracy": BinaryAccuracy(), "auroc": AUROC()}
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.squeeze(1).sigmoid()
+
+    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs.squeeze(1), targets.to(outputs.dtype), reduction="none")
+
+    def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        right = (outputs.squeeze(1) > 0) == targets.bool()
+        return {"accuracy": right.float()}
+
+
+class Classifier(CourseModel, ABC):
+    """A model of three classes or more: outputs are N x classes logits, predictions their softmax."""
+
+    headline = "accuracy"
+
+    def metrics(self) -> dict[str, Any]:
+        return {"accuracy": Accuracy(task="multiclass", num_classes=self.outputs)}
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(1)
+
+    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, reduction="none")
+
+    def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        right = outputs.argmax(1) == targets
+        return {"accuracy": right.float()}

@@ -1,0 +1,106 @@
+"""Descents that can be followed: every weight on the way down, and where it ended."""
+
+from abc import ABC
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from dlcourse.data.rows import Batch
+from dlcourse.errors import SettingsError
+from dlcourse.models.base import CourseModel
+
+PLAIN = {"weight": "w", "bias": "b"}
+
+
+class FollowedModel(CourseModel, ABC):
+    """A model of a few weights, each a number, whose run keeps all of them.
+
+    Each epoch logs ``param/<name>``, and ``notes/loss``: the loss of the epoch's last batch, that is of all rows where
+    they are one batch, and of the last row where rows come one at a time. ``path`` holds the same weights, W numbers an
+    epoch, those of the start first.
+
+    Args:
+        start: The weights to start from, in the order in which they are logged; at random without.
+        reduction: Minimise the mean of a batch's losses, or their sum.
+        loss_after_step: Measure notes/loss after the step that the last batch leads to, not before it.
+    """
+
+    lowest: float | None = None
+    """The lowest loss there is, where it is known and not every minimum has it."""
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        outputs: int,
+        *,
+        start: list[float] | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
+        loss_after_step: bool = False,
+        **settings: Any,
+    ) -> None:
+        super().__init__(shape, outputs, **settings)
+        self.start, self.reduction, self.loss_after_step = start, reduction, loss_after_step
+        self.path: list[list[float]] = []
+
+    def begin(self, network: nn.Module) -> None:
+        """Take this network, from the weights to start from."""
+        self.network = network
+        if self.start is None:
+            return
+        if len(self.start) != len(self.names):
+            raise SettingsError(f"--model.start needs {len(self.names)} numbers ({', '.join(self.names)})")
+        for weight, value in zip(self.network.parameters(), self.start, strict=True):
+            nn.init.constant_(weight, value)
+
+    @property
+    def names(self) -> list[str]:
+        """What the weights are called: ``w``, ``w1``, ``b`` and so on."""
+        last = [name.rpartition(".")[2] for name, _ in self.network.named_parameters()]
+        return [PLAIN.get(name, name) for name in last]
+
+    def reduced(self, losses: Tensor) -> Tensor:
+        return losses.mean() if self.reduction == "mean" else losses.sum()
+
+    def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.reduced(self.row_losses(outputs, targets))
+
+    def loss_at(self, point: Tensor, rows: Batch) -> Tensor:
+        """What the loss of some rows is where the weights are ``point``, W numbers; as precise as those, and smooth."""
+        named = zip(self.network.named_parameters(), point, strict=True)
+        weights = {name: value.view(weight.shape) for (name, weight), value in named}
+        inputs = (rows[0].to(point) - self.input_mean.to(point)) / self.input_deviation.to(point)
+        return self.reduced(self.row_losses(functional_call(self.network, weights, inputs), rows[1]))
+
+    def on_train_start(self) -> None:
+        self.path = self.path or [self._place()]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._last = outputs["loss"], batch
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        loss, (inputs, targets) = self._last
+        if self.loss_after_step:
+            with torch.no_grad():
+                loss = self.training_loss(self(inputs), targets)
+        self.path.append(self._place())
+        weights = {f"param/{name}": value for name, value in zip(self.names, self.path[-1], strict=True)}
+        for logger in self.loggers:  # not by self.log, which would round to float32
+            logger.log_metrics({"notes/loss": float(loss), **weights}, step=self.current_epoch)
+
+    def _place(self) -> list[float]:
+        return [weight.item() for weight in self.network.parameters()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["path"] = self.path
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.path = checkpoint["path"]
+
+
+def exhaustive_search(model: FollowedModel, rows: Batch, points: Tensor) -> Tensor:
+    """The loss of some rows at each of N points, N x W, in float64: N."""
+    return vmap(lambda point: model.loss_at(point, rows))(points.double()).detach()

@@ -1,0 +1,1 @@
+"""Reporting: the result, its card and its figures."""

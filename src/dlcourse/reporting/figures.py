@@ -1,0 +1,223 @@
+"""Pictures: pure functions from arrays to a matplotlib Figure, drawn without pyplot and its global state."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from sklearn import metrics
+from torch import Tensor
+
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import SPLITS
+from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.evaluation.intervals import interval_of_share
+from dlcourse.evaluation.overfitting import Overfitting
+from dlcourse.models.base import CourseModel
+
+COLOURS = {"train": "#1f77b4", "val": "#d95f02", "test": "#7570b3"}
+NAMES = {"train": "training", "val": "validation", "test": "test"}
+MOST_CLASSES = 40
+"""Of more classes a confusion matrix shows shares alone, as colours."""
+
+
+def smoothed(values: Sequence[float], weight: float = 0.6) -> list[float]:
+    """Exponential moving average, each value with (1 - weight) of the sum, without the pull towards 0 at the start.
+
+    The bias correction is that of Adam (Kingma and Ba 2015, section 3).
+    """
+    average, averages = 0.0, []
+    for count, value in enumerate(values, start=1):
+        average = weight * average + (1 - weight) * value
+        averages.append(average / (1 - weight**count))
+    return averages
+
+
+def learning_curves(
+    history: Mapping[str, Sequence[tuple[int, float]]],
+    metric: str = "loss",
+    best_epoch: int | None = None,
+    overfitting: Overfitting | None = None,
+) -> Figure:
+    """A metric of training and validation over the epochs, raw and smoothed (dashed), with the epoch kept.
+
+    Of the training rows it is what was measured after each epoch as on the validation rows, where that was done: while
+    training, dropout and augmentation are in it. Where the run overfitted, the epochs from which on it did are shaded.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    shown: list[float] = []
+    for split in ("train", "val"):
+        points = history.get(f"gap/{split}_{metric}") or history.get(f"{split}/{metric}", [])
+        if not points:
+            continue
+        epochs, values = zip(*points, strict=True)
+        shown += values
+        marker = "o" if len(points) < 3 else ""
+        colour, name = COLOURS[split], NAMES[split]
+        axes.plot(epochs, values, color=colour, linewidth=1.6, marker=marker, label=name)
+        axes.plot(epochs, smoothed(values), "--", color=colour, linewidth=1, alpha=0.7, label=f"{name}, smoothed")
+    if best_epoch is not None:
+        axes.axvline(best_epoch, color="black", linestyle=":", linewidth=1.2, label=f"weights kept: epoch {best_epoch}")
+    if overfitting and overfitting.epoch is not None:
+        last = max(step for name, points in history.items() if name.startswith("val/") for step, _ in points)
+        axes.axvspan(overfitting.epoch, last, color="#d95f02", alpha=0.12, label="overfitting")
+    if metric == "loss" and shown and min(shown) > 0 and max(shown) > 10 * min(shown):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(shown) < 1000 * min(shown) else (1,)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.set(xlabel="epoch", ylabel=metric, title=f"Learning curves: {metric}")
+    axes.grid(alpha=0.3)
+    if shown:
+        axes.legend()
+    return figure
+
+
+def lines_through_points(data: CourseData, lines: Mapping[str, Callable[[Tensor], Tensor]]) -> Figure:
+    """Rows of one input and one target as points, coloured by split, and functions of the input as lines."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for split in SPLITS:
+        rows = data.splits[split]
+        if len(rows):
+            points = data.rows.inputs[rows, 0], data.rows.targets[rows, 0]
+            axes.scatter(*points, s=18, color=COLOURS[split], alpha=0.7, label=f"{NAMES[split]} rows ({len(rows)})")
+    edges = data.rows.inputs[:, 0]
+    grid = torch.from_numpy(np.linspace(float(edges.min()), float(edges.max()), 200)).float()[:, None]
+    # Colour, width and depth by which lines that lie on each other all stay visible.
+    styles = (("black", 1.5, 3, "-"), ("#66a61e", 6, 2, "-"), ("#e7298a", 2.5, 4, ":"))
+    for (name, line), (colour, width, depth, style) in zip(lines.items(), styles, strict=False):
+        with torch.no_grad():
+            values = line(grid)[:, 0]
+        axes.plot(grid[:, 0], values, style, color=colour, linewidth=width, zorder=depth, label=name)
+    names = {"xlabel": (*data.rows.features, "input")[0], "ylabel": (*data.rows.answers, "target")[0]}
+    axes.set(**names, title="Points and lines")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def confusion_matrix(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    """How many rows of each class were given to which class, and which share of the class that is."""
+    outputs, classes = judged.outputs, data.rows.classes
+    given = (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
+    counts = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+    counts.index_put_((judged.targets, given), torch.ones(len(given), dtype=torch.int64), accumulate=True)
+    side = 0.5 * min(len(classes), MOST_CLASSES)
+    figure = Figure(figsize=(3.5 + side, 3 + side), layout="constrained")
+    axes = figure.add_subplot()
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    for true, predicted in np.ndindex(*counts.shape) if len(classes) <= MOST_CLASSES else ():
+        count, share = int(counts[true, predicted]), float(shares[true, predicted])
+        colour = "white" if share > 0.5 else "black"
+        text = f"{count}\n{share:.0%}" if count else "0"
+        axes.text(predicted, true, text, ha="center", va="center", color=colour if share >= 0.005 else "grey")
+    every = math.ceil(len(classes) / MOST_CLASSES)
+    ticks = range(0, len(classes), every)
+    axes.set_xticks(ticks, classes[::every], rotation=30, ha="right")
+    axes.set_yticks(ticks, classes[::every])
+    axes.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, {NAMES[judged.split]} rows")
+    return figure
+
+
+def class_accuracy(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    """Which share of each class's rows is right, with its 95 % interval (Wilson), the best class on top."""
+    right, targets = judged.scores["accuracy"].numpy(), judged.targets.numpy()
+    there = np.unique(targets)
+    counts, rows = np.bincount(targets, right)[there], np.bincount(targets)[there]
+    order = np.argsort(counts / rows, kind="stable")
+    there, counts, rows = there[order], counts[order], rows[order]
+    figure = Figure(figsize=(7, 1.4 + 0.35 * len(there)), layout="constrained")
+    axes = figure.add_subplot()
+    names = [data.rows.classes[each] for each in there]
+    errors = _errors(counts, rows)
+    axes.barh(names, counts / rows, xerr=errors, capsize=3, color=COLOURS["train"], alpha=0.8)
+    for place, (share, below, above) in enumerate(zip(counts / rows, *errors, strict=True)):
+        left, colour = (0.01, "white") if share - below > 0.12 else (share + above + 0.02, "black")
+        axes.text(left, place, f"{share:.1%}", va="center", color=colour)
+    axes.axvline(right.mean(), color="black", linestyle=":", linewidth=1.2)
+    title = f"Accuracy by class, {NAMES[judged.split]} rows (dotted: all of them, {right.mean():.1%})"
+    axes.set(xlabel="accuracy, with 95 % interval", xlim=(0, 1.02), title=title)
+    return figure
+
+
+def _errors(counts: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """How far the 95 % intervals of shares reach below and above them: 2 x N."""
+    ends = np.array([interval_of_share(int(count), int(n)) for count, n in zip(counts, rows, strict=True)])
+    errors: np.ndarray[Any, Any] = np.abs(ends.T - counts / rows)
+    return errors
+
+
+def _probabilities(model: CourseModel, judged: Evaluation) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    return judged.targets.numpy(), model.predictions(judged.outputs).numpy()
+
+
+def _unit_square(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _of_one_class(axes: Axes, data: CourseData, targets: np.ndarray[Any, Any]) -> bool:
+    """Whether there is nothing to tell apart; the picture then says so."""
+    there = np.unique(targets)
+    if len(there) == 1:
+        axes.text(0.5, 0.5, f"every row is of class {data.rows.classes[there[0]]}", ha="center")
+    return len(there) == 1
+
+
+def roc_curve(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    """True against false positive rate over all thresholds, with the area under the curve."""
+    targets, probabilities = _probabilities(model, judged)
+    title = f"ROC, {NAMES[judged.split]} rows"
+    figure, axes = _unit_square(title, "false positive rate", "true positive rate (sensitivity)")
+    if _of_one_class(axes, data, targets):
+        return figure
+    false, true, _ = metrics.roc_curve(targets, probabilities)
+    axes.plot([0, 1], [0, 1], ":", color="grey", label="chance")
+    axes.plot(false, true, color=COLOURS["train"], label=f"AUROC {metrics.auc(false, true):.3f}")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def precision_recall_curve(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    """Precision against recall over all thresholds, with the average precision."""
+    targets, probabilities = _probabilities(model, judged)
+    figure, axes = _unit_square(f"Precision and recall, {NAMES[judged.split]} rows", "recall", "precision")
+    if _of_one_class(axes, data, targets):
+        return figure
+    precision, recall, _ = metrics.precision_recall_curve(targets, probabilities)
+    found = recall > 0  # before the first right one there is no precision to speak of, and the last point is made up
+    share = targets.mean()
+    axes.axhline(share, linestyle=":", color="grey", label=f"chance: share of {data.rows.classes[1]}, {share:.2f}")
+    average = metrics.average_precision_score(targets, probabilities)
+    label = f"average precision {average:.3f}"
+    axes.step(recall[found], precision[found], where="post", color=COLOURS["train"], label=label)
+    axes.legend(loc="lower left")
+    return figure
+
+
+def calibration_curve(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    """Share of the positive class among rows of about the same predicted probability (fifths of the rows)."""
+    targets, probabilities = _probabilities(model, judged)
+    title, positive = f"Calibration, {NAMES[judged.split]} rows", data.rows.classes[1]
+    figure, axes = _unit_square(title, f"predicted probability of {positive}", f"observed share of {positive}")
+    axes.plot([0, 1], [0, 1], ":", color="grey", label="perfect")
+    groups = np.array_split(np.argsort(probabilities), min(5, len(targets)))
+    predicted = [probabilities[group].mean() for group in groups]
+    counts = np.array([targets[group].sum() for group in groups])
+    rows = np.array([len(group) for group in groups])
+    label = "fifths of the rows, with 95 % interval"
+    errors = _errors(counts, rows)
+    axes.errorbar(predicted, counts / rows, errors, marker="o", capsize=3, color=COLOURS["train"], label=label)
+    axes.legend(loc="upper left")
+    return figure

@@ -1,0 +1,82 @@
+"""Class names of any script in pictures."""
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from functools import cache, wraps
+
+from matplotlib import rcParams
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager, get_font
+from matplotlib.text import Text
+
+from dlcourse.data.datamodule import CourseData
+from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.models.base import CourseModel
+
+log = logging.getLogger(__name__)
+
+Picture = Callable[[CourseModel, CourseData, Evaluation], Figure]
+
+
+LONGEST = 20
+"""Characters of a class name that a picture has room for."""
+
+
+def legible(pictures: Mapping[str, Picture]) -> dict[str, Picture]:
+    """The same pictures with class names that can be read, whatever they are: in fonts that have every character of
+    them, or as numbers where there are none; and cut off where they are long.
+    """
+    return {name: _legible(draw) for name, draw in pictures.items()}
+
+
+def _legible(draw: Picture) -> Picture:
+    @wraps(draw)
+    def drawn(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+        names = data.rows.classes
+        families = families_for(names)
+        if families is None:
+            names = tuple(f"class {number}" for number in range(1, len(names) + 1))
+        named = copy.copy(data)
+        short = tuple(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names)
+        named.rows = dataclasses.replace(data.rows, classes=short)
+        figure = draw(model, named, judged)
+        for text in figure.findobj(Text):
+            assert isinstance(text, Text)
+            text.set_fontfamily(families or rcParams["font.family"])
+            text.set_parse_math(False)  # a name with two dollar signs is no formula
+        return figure
+
+    return drawn
+
+
+@cache
+def families_for(names: tuple[str, ...]) -> list[str] | None:
+    """Font families that have every character of the names between them, matplotlib's usual one first.
+
+    None, and a warning, where this machine has no such font.
+    """
+    wanted = {ord(character) for name in names for character in name}
+    usual: list[str] = list(rcParams["font.family"])
+    missing = wanted - set(get_font(findfont(FontProperties())).get_charmap())
+    if not missing:
+        return usual
+    plain = [
+        each for each in fontManager.ttflist if each.style == "normal" and each.weight in (400, "normal", "regular")
+    ]
+    for font in sorted(plain, key=lambda each: ("Sans" not in each.name, each.name)):
+        if missing <= _characters(font):
+            return [*usual, font.name]
+    numbered = ", ".join(f"{number} {name}" for number, name in enumerate(names, start=1))
+    log.warning(
+        "no font of this machine has every character of the class names; in pictures they are numbered: %s", numbered
+    )
+    return None
+
+
+def _characters(font: FontEntry) -> set[int]:
+    try:
+        return set(get_font(font.fname).get_charmap())
+    except (OSError, RuntimeError):  # matplotlib's list may be older than the fonts that are there
+        return set()

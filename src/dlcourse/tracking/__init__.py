@@ -1,0 +1,1 @@
+"""Tracking: the MLflow store, the run, the Lightning logger, the environment, the UI."""

@@ -1,0 +1,113 @@
+"""Can the model memorise one batch? If not: a mistake, too little capacity, or a bad learning rate."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader
+
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import Batch, TensorRows
+from dlcourse.data.samplers import as_is
+from dlcourse.evaluation.baselines import least_squares
+from dlcourse.models.base import CourseModel
+from dlcourse.settings import Settings
+from dlcourse.topics import Topic
+from dlcourse.tracking.run import Run
+from dlcourse.training.fit import new_model
+from dlcourse.training.trainer import make_trainer
+
+ROWS = 32
+STEPS = 3000
+STEPS_BETWEEN_CHECKS = 50
+LARGEST_LOSS = 0.05
+LEAST_R2 = 0.99
+OVER_LEAST_SQUARES = 1.01
+REGULARISATION = ("dropout", "label_smoothing", "weight_decay")
+"""Settings that keep a model from learning by heart, and are therefore 0 here; augmentation is the data's, and off."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Whether the batch is known by heart, and the figures that say so, measured in evaluation mode."""
+
+    passed: bool
+    figures: dict[str, float]
+    rows: int
+    steps: int
+    lost: dict[str, str] = field(default_factory=dict)
+    """What of the run is not in the store, and why."""
+
+    def __str__(self) -> str:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
+        return (
+            f"{'PASS' if self.passed else 'FAIL'}: {figures} on one batch of {self.rows} rows, after {self.steps} steps"
+        )
+
+
+def memorise(topic: Topic, settings: Settings, data: CourseData, run: Run) -> Memory:
+    """Train on one fixed batch of at most `ROWS` training rows, until it is known by heart or `STEPS` have passed.
+
+    Known by heart is, for classes, all of them right and a loss below 0.05; for a regression R² above 0.99, or, where
+    the model is too simple for that, a squared error within 1 % of least squares on the same rows.
+    """
+    train = data.splits["train"]
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(data.split_seed))
+    rows = train[order[: min(data.batch_size, ROWS)]]
+    batch = data.rows.inputs[rows], data.rows.targets[rows]
+    data.batch_size = len(rows)
+    free = {name: 0.0 for name in REGULARISATION if name in settings.model}
+    model = new_model(topic, data, dataclasses.replace(settings, model=settings.model | free))
+    model.prepare(data)
+    check = _Check(batch, run)
+    again_and_again = [list(range(len(rows)))] * STEPS
+    loader = DataLoader(TensorRows(*batch, torch.arange(len(rows))), batch_sampler=again_and_again, collate_fn=as_is)
+    once = {"max_epochs": 1, "patience": None, "stopping_threshold": None, "fast_dev_run": False, "limit_batches": None}
+    trainer = make_trainer(**{**settings.trainer, **once}, callbacks=[check])
+    if trainer.progress_bar_callback:
+        trainer.progress_bar_callback.disable()  # it tells of epochs, and this is one
+    trainer.fit(model, loader, [])
+    return check.memory
+
+
+class _Check(Callback):
+    """Ends the training as soon as the batch is known."""
+
+    def __init__(self, batch: Batch, run: Run) -> None:
+        self.batch, self.run = batch, run
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        steps = batch_idx + 1
+        if steps % STEPS_BETWEEN_CHECKS and steps < STEPS:
+            return
+        assert isinstance(pl_module, CourseModel)
+        self.memory = _measured(pl_module, self.batch, steps)
+        self.run.log_metrics({f"memory/{name}": value for name, value in self.memory.figures.items()}, steps)
+        if self.memory.passed:
+            trainer.should_stop = True
+
+
+def _measured(model: CourseModel, batch: Batch, steps: int) -> Memory:
+    inputs, targets = batch
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        outputs = model(inputs.to(model.device)).float().cpu()
+    model.train(was_training)
+    scores = model.row_scores(outputs, targets)
+    if "accuracy" in scores:
+        figures = {
+            "accuracy": float(scores["accuracy"].mean()),
+            "loss": float(model.row_losses(outputs, targets).mean()),
+        }
+        return Memory(figures["accuracy"] == 1 and figures["loss"] < LARGEST_LOSS, figures, len(targets), steps)
+    error = float(scores["mse"].mean())
+    best = float((least_squares(inputs, targets)(inputs) - targets).square().mean())
+    spread = float((targets - targets.mean(0)).square().mean())
+    figures = {"R2": 1 - error / spread if spread else float(error == 0), "mse": error, "least-squares mse": best}
+    return Memory(figures["R2"] > LEAST_R2 or error <= OVER_LEAST_SQUARES * best, figures, len(targets), steps)

@@ -1,0 +1,257 @@
+"""One training by several processes: this one keeps the run, and its helpers take part in the training alone.
+
+Lightning would start the others by running the whole command again in each, and, where one of them fails, kill this one
+before it can mark its run. So they are started here, as Lightning allows: it finds ``LOCAL_RANK`` in the environment.
+"""
+
+import dataclasses
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from torch import distributed
+
+from dlcourse.data.datamodule import CourseData
+from dlcourse.errors import CourseError, SettingsError
+from dlcourse.models.base import CourseModel
+from dlcourse.settings import Settings
+from dlcourse.topics import Topic
+from dlcourse.tracking.run import Run
+from dlcourse.training.fit import Fitted, fit, fit_again, new_model
+from dlcourse.training.hardware import check_devices, choose_accelerator
+from dlcourse.training.resume import Resumed
+from dlcourse.training.trainer import make_trainer
+
+log = logging.getLogger(__name__)
+
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
+VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
+"""Of the environment, what is set for a training and not meant for the next one. The last is Lightning's doing."""
+SECONDS_TO_END = 10.0
+"""How long a helper that is done, or that broke the connection, may take to end."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training, as each of its processes must know it. ``split`` is the fingerprint of the data."""
+
+    topic: Topic
+    settings: Settings
+    split: str
+    monitor: str | None
+    folder: Path
+    resumed: Resumed | None = None
+    refit: bool = False
+
+
+def carry_out(plan: Plan, data: CourseData, model: CourseModel, run: Run | None) -> Fitted:
+    """Train as planned; without a run, as a helper."""
+    fitted = fit(
+        plan.topic, run, data, model, plan.settings, plan.monitor, plan.folder, plan.resumed, light=run is None
+    )
+    if plan.refit and fitted.divergence.epoch is None:
+        fitted = fit_again(plan.topic, run, data, plan.settings, fitted, plan.folder / "refit")
+    return fitted
+
+
+def count_processes(trainer: Mapping[str, Any]) -> int:
+    """How many processes a tracked run by these settings of `make_trainer` takes: one for each device.
+
+    Raises:
+        SettingsError: They ask for what this machine has not, or for what a tracked run cannot do.
+    """
+    devices, strategy = trainer["devices"], trainer["strategy"]
+    check_devices(devices, strategy, choose_accelerator(trainer["accelerator"]))
+    if trainer["num_nodes"] != 1:
+        raise SettingsError(
+            "--trainer.num_nodes must be 1 here: a tracked run trains on one machine; make_trainer by itself takes more"
+        )
+    if (devices, strategy) == (1, "auto"):
+        return 1
+    # What Lightning refuses it refuses here, before a run is begun; of the precision nothing need be said twice.
+    trial = make_trainer(**{**trainer, "precision": "auto"})
+    launcher = trial.strategy.launcher
+    if launcher and (strategy not in STRATEGIES or launcher.is_interactive_compatible):
+        raise SettingsError(
+            f"--trainer.strategy {strategy} is not for a tracked run, whose processes are started anew: take ddp, "
+            "and not in a notebook; make_trainer by itself takes more"
+        )
+    if devices not in ("auto", trial.world_size):
+        raise SettingsError(f"--trainer.strategy {strategy} takes {trial.world_size} device, not {devices}")
+    if trial.world_size > 1 and "LOCAL_RANK" in os.environ:
+        raise SettingsError(
+            f"--trainer.devices {devices}: LOCAL_RANK is set, but a tracked run starts its processes itself: "
+            "run it without torchrun"
+        )
+    return trial.world_size
+
+
+def check_shares(topic: Topic, data: CourseData, processes: int) -> None:
+    """Raises `CourseError` where several processes cannot share a topic, or its rows are too few for them."""
+    if processes == 1:
+        return
+    fewest = min(len(rows) for split, rows in data.splits.items() if split != "test" and len(rows))
+    if fewest < processes:
+        raise SettingsError(f"--trainer.devices {processes} needs as many training and validation rows, not {fewest}")
+    for kind in (topic.data, topic.model):
+        if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+            raise CourseError(
+                f"{kind.__qualname__} is out of reach of other processes, so that --trainer.devices must be 1: "
+                "to have more, put the class into a file of its own, outside any function"
+            )
+
+
+@contextmanager
+def helpers(plan: Plan, processes: int) -> Iterator[None]:
+    """Within it the other processes carry out the plan as well, and it must be carried out here.
+
+    Raises:
+        CourseError: A helper failed.
+    """
+    with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())  # Lightning shares the cores out
+        stack.callback(_restore_environment, dict(os.environ))
+        stack.callback(_leave)
+        if processes > 1:
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port())}
+            os.environ |= {"NODE_RANK": "0", "LOCAL_RANK": "0"}
+        team = [stack.enter_context(_Helper(plan, rank)) for rank in range(1, processes)]
+        for helper in team:
+            helper.wait_until_ready()
+        try:
+            yield
+            _leave()
+            for helper in team:
+                helper.wait()
+        except Exception as error:
+            # Where a process is gone, the others fail in their next exchange with it.
+            gone = [helper for helper in team if _is_of_connection(error) and helper.wait()]
+            if gone:
+                first = next((helper for helper in gone if _CONNECTION not in helper.said()[-1]), gone[0])
+                raise first.failure() from error
+            raise
+
+
+def _leave() -> None:
+    """Metrics are no longer gathered from processes that are gone."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _restore_environment(before: Mapping[str, str]) -> None:
+    for name in VARIABLES:
+        os.environ.pop(name, None)
+    os.environ |= {name: before[name] for name in VARIABLES if name in before}
+
+
+_CONNECTION = "gloo"
+"""In the message of a lost connection, which on the CPU is no more than a RuntimeError."""
+
+
+def _is_of_connection(error: Exception) -> bool:
+    return isinstance(error, distributed.DistError) or _CONNECTION in str(error)
+
+
+class _Helper:
+    """A process that takes part in the training. What it writes is kept back until it fails."""
+
+    def __init__(self, plan: Plan, rank: int) -> None:
+        self.rank = rank
+        self.written: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the helper
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM],
+            env={**os.environ, "LOCAL_RANK": str(rank)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.written,
+        )
+        assert self.process.stdin
+        plain = dataclasses.replace(plan, topic=dataclasses.replace(plan.topic, baselines={}, pictures={}))
+        with suppress(BrokenPipeError):  # it ended at once: seen below
+            self.process.stdin.write(pickle.dumps(sys.path) + pickle.dumps(plain))
+            self.process.stdin.flush()
+
+    def __enter__(self) -> "_Helper":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.process.kill()
+        with self.written, suppress(BrokenPipeError), self.process:
+            pass
+
+    def wait_until_ready(self) -> None:
+        """Until it is about to train; raises `CourseError` where it fails before."""
+        assert self.process.stdout
+        if not self.process.stdout.read().endswith(b"ready"):  # an import may have printed something before
+            self.process.wait()
+            raise self.failure()
+
+    def wait(self) -> int | None:
+        """Its exit status; None where it takes too long to end."""
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(SECONDS_TO_END)
+        return None
+
+    def said(self) -> list[str]:
+        """The lines that it wrote before it ended; at least one, the last of which says why."""
+        self.written.seek(0)
+        text = self.written.read().decode(errors="replace").replace(f"[rank{self.rank}]: ", "")
+        return text.strip().splitlines() or [f"it ended with status {self.process.returncode}"]
+
+    def failure(self) -> CourseError:
+        """Why it failed; all that it said is logged, where that is more than one line."""
+        *more, last = self.said()
+        if more:
+            log.error("%s", "\n".join([*more, last]))
+        return CourseError(f"process {self.rank} of the training failed: {last}")
+
+
+_PROGRAM = """
+import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
+from dlcourse.distributed import take_part
+take_part()
+"""
+
+
+def take_part() -> None:
+    """The whole life of a helper: it gets a plan on stdin, says on stdout that it is ready, and carries it out."""
+    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & set(dir(signal)):
+        # They reach the process that keeps the run as well, and that one ends this.
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    ready = os.dup(1)
+    os.dup2(2, 1)
+    plan: Plan = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        data = plan.topic.data(**plan.settings.data)
+        data.prepare_data()
+        data.setup("fit")
+        if data.fingerprint != plan.split:
+            raise CourseError("its rows or their split are others: data must come out alike each time it is loaded")
+        model = new_model(plan.topic, data, plan.settings)
+        os.write(ready, b"ready")
+        os.close(ready)
+        carry_out(plan, data, model, None)
+    except CourseError as error:
+        sys.exit(str(error))
+    _leave()
+
+
+def _end_with_parent() -> None:
+    """End at once when the other end of stdin is closed: whoever would take part in the next exchange is gone."""
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
