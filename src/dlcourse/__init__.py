@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from dlcourse.training.trainer import make_trainer
 
 _HOMES = {
-    "BinaryClassifier": "learning",
-    "Classifier": "learning",
-    "CourseData": "data",
+    "BinaryClassifier": "models.tasks",
+    "Classifier": "models.tasks",
+    "CourseData": "data.datamodule",
     "CourseError": "errors",
-    "CourseModel": "learning",
-    "Regressor": "learning",
-    "Result": "reporting",
-    "Rows": "data",
+    "CourseModel": "models.base",
+    "Regressor": "models.tasks",
+    "Result": "reporting.result",
+    "Rows": "data.rows",
     "SettingsError": "errors",
     "Topic": "topics",
-    "make_trainer": "trainer",
-    "open_store": "tracking",
+    "make_trainer": "training.trainer",
+    "open_store": "tracking.opening",
     "test": "experiment",
     "train": "experiment",
 }

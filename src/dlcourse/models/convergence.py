@@ -24,7 +24,7 @@ def where_it_ended(model: FollowedModel, data: CourseData) -> Verdict:
     What is left of the way down is what a Newton step would gain (Boyd and Vandenberghe 2004, section 9.5.1), which for
     a squared error is the distance to least squares.
     """
-    rows = _training_rows(data)
+    rows = training_rows(data)
     start, end = (torch.tensor(point, dtype=torch.float64) for point in (model.path[0], model.path[-1]))
 
     def loss_at(point: Tensor) -> Tensor:
@@ -59,6 +59,6 @@ def where_it_ended(model: FollowedModel, data: CourseData) -> Verdict:
     return verdict("converged: at the minimum")
 
 
-def _training_rows(data: CourseData) -> Batch:
+def training_rows(data: CourseData) -> Batch:
     rows = data.splits["train"]
     return data.rows.inputs[rows], data.rows.targets[rows]

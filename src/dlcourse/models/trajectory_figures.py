@@ -10,7 +10,7 @@ from torch import Tensor
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Batch
 from dlcourse.evaluation.evaluation import Evaluation
-from dlcourse.models.convergence import _training_rows
+from dlcourse.models.convergence import training_rows
 from dlcourse.models.trajectory import FollowedModel, exhaustive_search
 
 
@@ -19,9 +19,9 @@ def way_down(model: FollowedModel, data: CourseData, judged: Evaluation) -> Figu
     path = torch.tensor(model.path, dtype=torch.float64)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     if path.shape[1] == 1:
-        _over_one_weight(figure, model, _training_rows(data), path)
+        _over_one_weight(figure, model, training_rows(data), path)
     elif path.shape[1] == 2:
-        _over_two_weights(figure, model, _training_rows(data), path)
+        _over_two_weights(figure, model, training_rows(data), path)
     else:
         axes = figure.add_subplot()
         for name, values in zip(model.names, path.T, strict=True):

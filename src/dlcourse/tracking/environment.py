@@ -30,7 +30,7 @@ def environment() -> str:
     return "\n".join(machine + [f"{name}=={packages[name]}" for name in sorted(packages, key=str.lower)]) + "\n"
 
 
-def _command() -> str:
+def command_line() -> str:
     """The command line, to be typed again."""
     if not sys.argv or not sys.argv[0]:
         return "python"
@@ -39,14 +39,14 @@ def _command() -> str:
     return without_password(" ".join([name, *map(shlex.quote, sys.argv[1:])]))
 
 
-def _user() -> str:
+def user_name() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # no name for this user id, as in some containers
         return "unknown"
 
 
-def _commit() -> dict[str, str]:
+def git_commit() -> dict[str, str]:
     """Commit of the current folder's repository and whether files differ from it; nothing outside a repository."""
 
     def git(*arguments: str) -> str:

@@ -25,7 +25,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from dlcourse.errors import CourseError, address, one_line, shown, without_password
 from dlcourse.tracking import relocation
 from dlcourse.tracking.run import log
-from dlcourse.tracking.store import Store, _mlflow
+from dlcourse.tracking.store import Store, mlflow_command
 
 DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 """Packages of database drivers that are not called as the module is."""
@@ -62,7 +62,7 @@ def _open_files(database: Path) -> Store:
             if any(folder.glob("*/meta.yaml")):
                 raise CourseError(
                     f"{folder} holds runs in MLflow's old file format; take them over with "
-                    f"`{_mlflow('migrate-filestore', '--source', str(folder), '--target', store.uri)}`"
+                    f"`{mlflow_command('migrate-filestore', '--source', str(folder), '--target', store.uri)}`"
                 )
             log.info("making the store %s (once, takes some seconds)", database)
         _check_sqlite(database)
@@ -190,7 +190,7 @@ def _check_database(store: Store) -> None:
             if _is_newer(message):
                 remedy = "was made by a newer MLflow: update this one (pip install -U mlflow), or use another folder"
             else:
-                upgrade = _mlflow("db", "upgrade", shown(store.uri))
+                upgrade = mlflow_command("db", "upgrade", shown(store.uri))
                 remedy = f"was made by an older MLflow: copy it to be safe, then run `{upgrade}`"
             raise CourseError(f"the store {store.shown} {remedy}") from cause
         raise CourseError(f"the store {store.shown} cannot be opened: {message[:300]}") from cause

@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 
 from dlcourse.errors import CourseError, one_line, shown
 from dlcourse.tracking import relocation
-from dlcourse.tracking.environment import _command, _commit, _user
+from dlcourse.tracking.environment import command_line, git_commit, user_name
 from dlcourse.tracking.run import WAITING, Run
 
 
@@ -68,7 +68,7 @@ class Store:
         if found.lifecycle_stage == "deleted":
             raise CourseError(
                 f"the experiment {topic!r} was deleted in {self.shown}: choose another store, or restore it with "
-                f"`{_mlflow('experiments', 'restore', '--experiment-id', found.experiment_id)}` "
+                f"`{mlflow_command('experiments', 'restore', '--experiment-id', found.experiment_id)}` "
                 f"while MLFLOW_TRACKING_URI is {shown(self.uri)}"
             )
         if self.folder and (place := relocation.here(found.artifact_location, self.folder)):
@@ -89,10 +89,10 @@ class Store:
                 and is told of as a loss of the whole.
         """
         everyone = {
-            "mlflow.user": _user(),
+            "mlflow.user": user_name(),
             "mlflow.source.type": "LOCAL",
             "mlflow.source.name": "dlcourse",
-            "dlcourse.command": _command(),
+            "dlcourse.command": command_line(),
             "dlcourse.host": socket.gethostname(),
             "dlcourse.pid": str(os.getpid()),
             "dlcourse.topic": topic,
@@ -100,7 +100,9 @@ class Store:
         try:
             if within and not within.reachable:
                 raise CourseError(within.lost[WAITING])
-            run = self.client.create_run(self.experiment(topic), tags={**everyone, **_commit(), **tags}, run_name=name)
+            run = self.client.create_run(
+                self.experiment(topic), tags={**everyone, **git_commit(), **tags}, run_name=name
+            )
         except Exception as error:
             if within is None:
                 raise
@@ -163,7 +165,7 @@ class Store:
             yield
 
 
-def _mlflow(*arguments: str) -> str:
+def mlflow_command(*arguments: str) -> str:
     """A command of this environment's MLflow, to be typed in any folder."""
     command = [sys.executable, "-m", "mlflow", *arguments]
     return shlex.join(command) if os.name == "posix" else subprocess.list2cmdline(command)

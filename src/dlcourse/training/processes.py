@@ -221,7 +221,7 @@ class _Helper:
 _PROGRAM = """
 import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
-from dlcourse.distributed import take_part
+from dlcourse.training.processes import take_part
 take_part()
 """
 

@@ -119,7 +119,7 @@ def test_loss_of_an_epoch_is_the_mean_over_rows_though_the_last_batch_is_smaller
 def test_batches_counted_in_parts_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     data = data_of(iris(), batch_size=7)
     together = {name: float(value) for name, value in fitted(Kinds, data)[1].callback_metrics.items()}
-    monkeypatch.setattr("dlcourse.learning.BATCHES_COUNTED_TOGETHER", 3)
+    monkeypatch.setattr("dlcourse.models.base.BATCHES_COUNTED_TOGETHER", 3)
     in_parts = {name: float(value) for name, value in fitted(Kinds, data)[1].callback_metrics.items()}
     assert in_parts == pytest.approx(together, rel=1e-5)
 

@@ -192,7 +192,7 @@ class Unplug(Callback):
 def test_an_interrupted_training_ends_where_the_uninterrupted_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlcourse.trainer.SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr("dlcourse.training.callbacks.checkpoints.SECONDS_BETWEEN_CHECKPOINTS", 0)
     settings: dict[str, Any] = {
         "lookahead": True,
         "lr": 0.2,

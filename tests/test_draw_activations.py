@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from docs.draw_activations import PICTURES, collapsed
 from torch import nn
 from torch.nn import functional as F
 
 from dlcourse.errors import CourseError
 from dlcourse.experiment import train
-from dlcourse.reporting.lesson_figures import PICTURES, collapsed
 from dlcourse.topics import Topic
 from tests.samples import YesOrNo, data_of, two_classes
 

@@ -19,8 +19,8 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dlcourse import trainer as trainer_module
 from dlcourse.errors import SettingsError
+from dlcourse.training.callbacks import checkpoints as checkpoints_module
 from dlcourse.training.callbacks.divergence import Divergence
 from dlcourse.training.hardware import choose_accelerator, choose_precision
 from dlcourse.training.trainer import make_trainer
@@ -217,7 +217,7 @@ def test_an_interrupted_training_ends_where_the_uninterrupted_does(
     best_epoch: int,
     epochs: int,
 ) -> None:
-    monkeypatch.setattr(trainer_module, "SECONDS_BETWEEN_CHECKPOINTS", seconds)
+    monkeypatch.setattr(checkpoints_module, "SECONDS_BETWEEN_CHECKPOINTS", seconds)
 
     def fit(folder: Path, *callbacks: Callback, resumed: bool = False) -> dict[str, Any]:
         data = data_of(numbers(), batch_size=8)
@@ -256,7 +256,7 @@ def test_an_interrupted_training_ends_where_the_uninterrupted_does(
 def test_pulling_the_plug_while_saving_leaves_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(checkpoints_module, "SECONDS_BETWEEN_CHECKPOINTS", 0)
 
     class Full(Callback):
         def on_save_checkpoint(self, trainer: L.Trainer, *rest: Any) -> None:

@@ -15,8 +15,9 @@ import pytest
 from mlflow.entities import Run
 
 import dlcourse
-from dlcourse import topics, tracking
+from dlcourse import topics
 from dlcourse.cli import main
+from dlcourse.tracking import run as run_module
 from dlcourse.tracking.opening import open_store
 from tests.servers import Gate, Server
 
@@ -231,7 +232,7 @@ class TestAServerThatGoesAway:
     def test_for_a_while_costs_nothing(
         self, gate: Gate, eventful: Any, capsys: Capture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tracking, "SECONDS_BETWEEN_WRITES", 0)
+        monkeypatch.setattr(run_module, "SECONDS_BETWEEN_WRITES", 0)
         eventful.happens = gate.close
         eventful.happens_later = gate.open
         assert main([*TRAIN[:-1], "lucky"]) == 0

@@ -27,9 +27,9 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 import dlcourse
-from dlcourse import tracking
 from dlcourse.cli import main
 from dlcourse.errors import CourseError, Interrupted
+from dlcourse.tracking import run as run_module
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.store import Store
 from tests.conftest import EXPERIMENTS
@@ -629,7 +629,7 @@ class TestBadStores:
         assert _command_in(said)[1:] == ["-m", "mlflow", "experiments", "restore", "--experiment-id", experiment]
 
 
-def _fail_after_a_metric(run: tracking.Run) -> None:
+def _fail_after_a_metric(run: run_module.Run) -> None:
     run.log_metrics({"loss": 1.0})
     raise ValueError("the disk is full,\n  or nearly")
 

@@ -154,7 +154,7 @@ def team(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Abst
     settings = Settings({}, {}, {})
 
     def start(program: str) -> AbstractContextManager[None]:
-        monkeypatch.setattr("dlcourse.distributed._PROGRAM", program)
+        monkeypatch.setattr("dlcourse.training.processes._PROGRAM", program)
         return helpers(Plan(TOPIC, settings, data.fingerprint, None, project), 3)
 
     return start

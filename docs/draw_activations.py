@@ -1,4 +1,4 @@
-"""Pictures of what needs no training, for the pages in docs/: ``python -m dlcourse.lesson_figures FOLDER``."""
+"""Pictures of what needs no training, for the pages in docs/: ``python docs/draw_activations.py FOLDER``."""
 
 import sys
 from pathlib import Path

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlcourse import machine
 from dlcourse.cli import main
+from dlcourse.doctor import machine
 from dlcourse.doctor.findings import Finding
 from dlcourse.doctor.machine import check_machine
 from dlcourse.tracking.opening import open_store

@@ -9,9 +9,9 @@ import mlflow.artifacts
 import pytest
 
 import dlcourse
-from dlcourse import tracking
 from dlcourse.cli import main
 from dlcourse.doctor.machine import check_machine
+from dlcourse.tracking import opening
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.relocation import here
 
@@ -41,7 +41,7 @@ def elsewhere(request: pytest.FixtureRequest, project: Path, monkeypatch: pytest
     else:
         shutil.copytree(old, new)
     monkeypatch.chdir(new)
-    tracking._told.clear()
+    opening._told.clear()
     return old, new
 
 
