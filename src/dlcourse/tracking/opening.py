@@ -24,8 +24,9 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from dlcourse.errors import CourseError, address, one_line, shown, without_password
 from dlcourse.tracking import relocation
-from dlcourse.tracking.run import log
 from dlcourse.tracking.store import Store, mlflow_command
+
+log = logging.getLogger(__name__)
 
 DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 """Packages of database drivers that are not called as the module is."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import mlflow.entities as mlflow
 from mlflow.exceptions import MlflowException
@@ -27,7 +27,9 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from dlcourse.data.rows import Split
 from dlcourse.errors import CourseError, Interrupted, is_foreign, one_line, without_password
 from dlcourse.tracking.interrupts import interruptible
-from dlcourse.tracking.store import Store
+
+if TYPE_CHECKING:
+    from dlcourse.tracking.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class Run:
     """
 
     def __init__(
-        self, store: Store, run: mlflow.Run | None, name: str, *, watched: bool, within: "Run | None" = None
+        self, store: "Store", run: mlflow.Run | None, name: str, *, watched: bool, within: "Run | None" = None
     ) -> None:
         self.store = store
         self.name = name

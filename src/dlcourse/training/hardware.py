@@ -1,5 +1,6 @@
 """The one place where a Trainer is made."""
 
+import logging
 import os
 from typing import Any, Literal, cast
 
@@ -7,7 +8,8 @@ import torch
 from lightning.pytorch.strategies import StrategyRegistry
 
 from dlcourse.errors import SettingsError, suggestion
-from dlcourse.training.trainer import log
+
+log = logging.getLogger(__name__)
 
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true"]

@@ -1,5 +1,6 @@
 """Training itself: from a new model, or from where an interrupted run left off, to the weights that are kept."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from dlcourse.reporting.figures import NAMES
 from dlcourse.topics import Topic
 from dlcourse.tracking.store import Store
 from dlcourse.training.checkpoints import read_checkpoint
-from dlcourse.training.fit import log
+
+log = logging.getLogger(__name__)
 
 
 def start_from(model: CourseModel, checkpoint: Path) -> list[str]:

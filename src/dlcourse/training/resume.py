@@ -1,6 +1,7 @@
 """Training itself: from a new model, or from where an interrupted run left off, to the weights that are kept."""
 
 import dataclasses
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from dlcourse.errors import CourseError, SettingsError
 from dlcourse.models.base import CourseModel
 from dlcourse.settings import Settings
 from dlcourse.training.checkpoints import read_checkpoint
-from dlcourse.training.fit import log
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

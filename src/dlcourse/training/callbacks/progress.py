@@ -1,5 +1,6 @@
 """The one place where a Trainer is made."""
 
+import logging
 import sys
 from typing import Any
 
@@ -7,7 +8,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm.auto import tqdm
 
-from dlcourse.training.trainer import log
+log = logging.getLogger(__name__)
+
 
 LINES_OF_PROGRESS = 200
 """At the most about twice as many are printed where there is no terminal for a bar."""
