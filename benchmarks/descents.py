@@ -15,7 +15,7 @@ import torch
 
 from dlcourse import topics
 from dlcourse.experiment import train
-from dlcourse.models.trajectory import FollowedModel
+from dlcourse.models.trajectory import TrajectoryModel
 from dlcourse.settings import resolve, settings_parser
 from dlcourse.training.fit import new_model
 from dlcourse.training.trainer import make_trainer
@@ -23,7 +23,7 @@ from dlcourse.training.trainer import make_trainer
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
-def ended(topic_name: str, experiment: str, seed: int, epochs: int) -> tuple[list[float], FollowedModel]:
+def ended(topic_name: str, experiment: str, seed: int, epochs: int) -> tuple[list[float], TrajectoryModel]:
     """The weights that an experiment's training ends with, by the shared Trainer and without a store."""
     topic = topics.find(topic_name)
     given = {"seed": seed, "trainer": {"max_epochs": epochs}}
@@ -31,7 +31,7 @@ def ended(topic_name: str, experiment: str, seed: int, epochs: int) -> tuple[lis
     settings, _ = resolve(parser.parse_values(given, str(EXPERIMENTS / topic_name / f"{experiment}.yaml")))
     data = topic.data(**settings.data)
     model = new_model(topic, data, settings)
-    assert isinstance(model, FollowedModel)
+    assert isinstance(model, TrajectoryModel)
     trainer = make_trainer(**settings.trainer)
     if trainer.progress_bar_callback:
         trainer.progress_bar_callback.disable()

@@ -192,7 +192,7 @@ def figures_of(watch: Watch) -> list[float]:
 THINGS: dict[str, Callable[[], list[float]]] = {
     "notes-loop": lambda: [statistics.median(notes_loop())],
     "tensor-loop": lambda: [statistics.median(tensor_loop())],
-    "our-notes": lambda: [statistics.median(ours("fashion-mnist", "notes", {"max_epochs": 4}).epochs[1:])],
+    "our-notes": lambda: [statistics.median(ours("fashion-mnist", "lecture", {"max_epochs": 4}).epochs[1:])],
     "plain": lambda: figures_of(plain_lightning()),
     "ours": lambda: figures_of(ours_by_step({})),
     "ours-compiled": lambda: figures_of(ours_by_step({"compile": True})),

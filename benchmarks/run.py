@@ -194,9 +194,9 @@ def fashion_mnist(repeats: int) -> list[Figure]:
     prepare("fashion-mnist")
     of = in_turns(repeats, "notes-loop", "tensor-loop", "our-notes")
     return [
-        Figure("fashion-mnist notes, an epoch: the notes' own loop", "s", of("notes-loop")),
-        Figure("fashion-mnist notes, an epoch: slices of a tensor", "s", of("tensor-loop")),
-        Figure("fashion-mnist notes, an epoch: dlcourse", "s", of("our-notes")),
+        Figure("fashion-mnist lecture, an epoch: the notes' own loop", "s", of("notes-loop")),
+        Figure("fashion-mnist lecture, an epoch: slices of a tensor", "s", of("tensor-loop")),
+        Figure("fashion-mnist lecture, an epoch: dlcourse", "s", of("our-notes")),
         Figure("  over slices of a tensor", "x", ratios(of("our-notes"), of("tensor-loop")), bound=1.6),
         Figure("  share of the notes' own loop", "x", ratios(of("our-notes"), of("notes-loop")), bound=0.25),
     ]

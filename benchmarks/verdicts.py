@@ -289,7 +289,7 @@ def learned(drawn: Drawn) -> bool:
 
 def learned_from_training_rows(drawn: Drawn) -> bool:
     verdict = drawn.verdict("train")
-    return verdict.learned is True or verdict.headline.startswith("learned:")
+    return verdict.learned is True or verdict.sentence.startswith("learned:")
 
 
 def not_learned(drawn: Drawn) -> bool:
@@ -305,7 +305,7 @@ def not_better(drawn: Drawn) -> bool:
 
 
 def not_named(drawn: Drawn) -> bool:
-    return "probabilities are worse than the classes' shares" not in drawn.verdict().headline
+    return "probabilities are worse than the classes' shares" not in drawn.verdict().sentence
 
 
 @dataclass(frozen=True)
@@ -458,7 +458,7 @@ def says_learned(verdict: Verdict, overfitting: Overfitting | None) -> bool:
 
 
 def says_better(verdict: Verdict, overfitting: Overfitting | None) -> bool:
-    return verdict.headline.startswith("learned: this model is better than")
+    return verdict.sentence.startswith("learned: this model is better than")
 
 
 def overfits(verdict: Verdict, overfitting: Overfitting | None) -> bool:
@@ -549,7 +549,7 @@ def run_case(case: Trained, seed: int) -> tuple[Verdict, Overfitting | None]:
     ):
         fitted = fit(case.topic, run, data, model, settings, case.topic.monitor, Path(folder), light=True)
         assessment = assess(
-            case.topic, fitted.trainer, fitted.model, data, splits=[data.judged], curves=run.history,
+            case.topic, fitted.trainer, fitted.model, data, splits=[data.eval_split], curves=run.history,
             kept_epoch=fitted.epoch,
         )  # fmt: skip
     return assessment.verdict, fitted.overfitting
@@ -587,7 +587,7 @@ def run_trained(seeds: range, names: Sequence[str]) -> list[dict[str, Any]]:
             hits = sum(case.count(*each) for each in seen)
             report(name, case.counted, hits, len(seen), case.bound)
             details = [
-                {"headline": verdict.headline, "overfitting": overfitting and dataclasses.asdict(overfitting)}
+                {"sentence": verdict.sentence, "overfitting": overfitting and dataclasses.asdict(overfitting)}
                 for verdict, overfitting in seen
             ]
             rows.append({"case": name, "counted": case.counted, "hits": hits, "runs": len(seen), "details": details})

@@ -80,9 +80,9 @@ def outside_probabilities() -> Figure:
     return figure
 
 
-PICTURES = {"activations": activations, "collapse": collapse, "outside-probabilities": outside_probabilities}
+FIGURES = {"activations": activations, "collapse": collapse, "outside-probabilities": outside_probabilities}
 
 
 if __name__ == "__main__":
-    for title, draw in PICTURES.items():
+    for title, draw in FIGURES.items():
         draw().savefig(Path(sys.argv[1]) / f"{title}.png", dpi=100)

@@ -184,7 +184,7 @@ def test_ui_refuses_wrong_flags(capsys: Capture) -> None:
 
 
 def test_print_config_round_trips(project: Path, capsys: Capture) -> None:
-    command = ["train", "height-weight", "--config", str(EXPERIMENTS / "height-weight" / "notes.yaml")]
+    command = ["train", "height-weight", "--config", str(EXPERIMENTS / "height-weight" / "lecture.yaml")]
     first = printed(capsys, *command, "--model.lr=0.5", "--seed", "3", "--print_config")
     content = yaml.safe_load(first)
     assert (content["seed"], content["model"]["lr"], content["data"]["val_fraction"]) == (3, 0.5, 0)
@@ -239,7 +239,7 @@ def test_a_run_that_diverges_fails(project: Path, capsys: Capture) -> None:
     assert main([*command, *fit_only]) == 1
     shown = capsys.readouterr()
     content = strictly(shown.out)
-    assert content["verdict"]["headline"] == "diverged"
+    assert content["verdict"]["sentence"] == "diverged"
     assert "--data.standardize true" in content["verdict"]["advice"]
     assert "--data.standardize true" in shown.err
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from docs.draw_activations import PICTURES, collapsed
+from docs.draw_activations import FIGURES, collapsed
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,7 +24,7 @@ def test_linear_layers_without_activation_are_one_layer() -> None:
 class WithoutSigmoid(YesOrNo):
     """As the course warns of: ReLU at the end, and the loss of probabilities."""
 
-    def row_losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def per_sample_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return F.binary_cross_entropy(5 * outputs.squeeze(1).relu(), targets.float(), reduction="none")
 
 
@@ -35,8 +35,8 @@ def test_a_missing_sigmoid_is_named(project: object) -> None:
         train(topic)
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_pictures_are_drawn(name: str) -> None:
-    figure = PICTURES[name]()
+    figure = FIGURES[name]()
     figure.canvas.draw()
     assert figure.axes

@@ -122,9 +122,9 @@ def test_result_as_json(project: Path) -> None:
 
 def test_name_tells_what_was_changed(project: Path) -> None:
     result = dlcourse.train(
-        "height-weight", config=HEIGHT_WEIGHT / "notes.yaml", model={"lr": 0.02}, trainer=QUICK, seed=7
+        "height-weight", config=HEIGHT_WEIGHT / "lecture.yaml", model={"lr": 0.02}, trainer=QUICK, seed=7
     )
-    assert result.run_name == "notes, seed=7, model.lr=0.02, max_epochs=3"
+    assert result.run_name == "lecture, seed=7, model.lr=0.02, max_epochs=3"
 
 
 def test_starting_from_another_runs_weights(project: Path, caplog: pytest.LogCaptureFixture) -> None:

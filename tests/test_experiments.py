@@ -29,7 +29,7 @@ def test_trains(project: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> N
             few["data"]["val_rows"] = 10
     result = dlcourse.train(topic, config=file, **few)
     assert result.model_uri
-    assert result.verdict.headline.split()[0].strip(":") in ("learned", "unfinished", "stuck", "converged")
+    assert result.verdict.sentence.split()[0].strip(":") in ("learned", "unfinished", "stuck", "converged")
 
 
 @pytest.mark.parametrize("name", topics.titles())

@@ -26,7 +26,7 @@ VERBS = {
     "train": "Train a topic's model, compare it with its baselines, and keep it all as a run.",
     "test": "Measure a run's model, or a checkpoint, on its test rows once more.",
     "compare": "Train several experiments of a topic, and show them side by side.",
-    "overfit": "Try whether a topic's model can memorise one batch: PASS or FAIL.",
+    "overfit": "Try whether a topic's model can overfit_batch one batch: PASS or FAIL.",
     "doctor": "Look for what is wrong with this machine and the store, or with a topic.",
     "topics": "List the topics.",
     "ui": "Open MLflow's pages on the runs.",
@@ -155,7 +155,7 @@ def _train(flags: list[str]) -> int:
     print(result.card, file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print(_json(result.as_dict()))
-    return 1 if result.lost or result.headline == "diverged" else 0
+    return 1 if result.lost or result.sentence == "diverged" else 0
 
 
 def _test(flags: list[str]) -> int:

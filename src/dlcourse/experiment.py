@@ -34,9 +34,9 @@ from dlcourse.tracking.run import Run
 from dlcourse.training.checkpoints import load_checkpoint, read_checkpoint
 from dlcourse.training.fit import new_model
 from dlcourse.training.initial_weights import check_unseen, start_from
-from dlcourse.training.overfit_batch import Memory, memorise
-from dlcourse.training.processes import Plan, carry_out, check_shares, count_processes, helpers
-from dlcourse.training.resume import carry_on, check_changes, to_carry_on
+from dlcourse.training.overfit_batch import OverfitBatchResult, overfit_batch
+from dlcourse.training.processes import Plan, check_shares, count_processes, run_fit, workers
+from dlcourse.training.resume import check_changes, find_resume_point, prepare_resume
 from dlcourse.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -146,8 +146,8 @@ def overfit(  # noqa: D417  # the others are described at train
     trainer: Mapping[str, Any] | None = None,
     seed: Seed = 0,
     name: str | None = None,
-) -> Memory:
-    """Try whether a topic's model can memorise one fixed batch; the other arguments are those of `train`.
+) -> OverfitBatchResult:
+    """Try whether a topic's model can overfit_batch one fixed batch; the other arguments are those of `train`.
 
     Args:
         name: Name of the run.
@@ -155,23 +155,25 @@ def overfit(  # noqa: D417  # the others are described at train
     return run_overfit(asked.topic, asked.settings, name or asked.name)
 
 
-def overfit_from_flags(topic: Topic, flags: list[str]) -> Memory:
+def overfit_from_flags(topic: Topic, flags: list[str]) -> OverfitBatchResult:
     """The same, from a command line."""
     parser = settings_parser(topic, overfit, f"dlcourse overfit {topic.name}")
     return perform(overfit, request_from_flags(topic, parser, flags))
 
 
-def run_overfit(topic: Topic, settings: Settings, name: str) -> Memory:
+def run_overfit(topic: Topic, settings: Settings, name: str) -> OverfitBatchResult:
     """Memorise by settings that are resolved, on one device; the run keeps figures and settings, and no model."""
     settings = dataclasses.replace(settings, trainer={**settings.trainer, "devices": 1, "strategy": "auto"})
     count_processes(settings.trainer)
     data = _prepared(topic, settings)
-    settings = _understood(settings, data)
+    settings = with_resolved_auto(settings, data)
     if not data.rows.targets.numel():
-        raise SettingsError("there is nothing to memorise: the rows have no targets, only the weights are in the loss")
+        raise SettingsError(
+            "there is nothing to overfit_batch: the rows have no targets, only the weights are in the loss"
+        )
     with open_store().start_run(topic.name, f"overfit: {name}", {"dlcourse.kind": "overfit"}, watched=False) as run:
         log_start(run, topic, data, settings)
-        memory = dataclasses.replace(memorise(topic, settings, data, run), lost=run.lost)
+        memory = dataclasses.replace(overfit_batch(topic, settings, data, run), lost=run.lost)
         run.set_tags({"dlcourse.verdict": str(memory), "mlflow.note.content": str(memory)})
     return memory
 
@@ -193,7 +195,7 @@ def run_cross_validation(
         )
     data = _prepared(topic, settings)
     name = name or _name(settings, experiment, experiment_name)
-    settings = _understood(settings, data)
+    settings = with_resolved_auto(settings, data)
     return run_folds(topic, settings, open_store(), data, f"{name}, {repeats} x {folds} folds", folds, repeats)
 
 
@@ -237,7 +239,7 @@ def run_experiment(
                 f"({data.rows.source}); put them back as they were, or train anew"
             )
         refit = refit or "dlcourse.refit" in tags
-        resumed = to_carry_on(old, store.files_of(old), model, settings, experiment, processes)
+        resumed = find_resume_point(old, store.files_of(old), model, settings, experiment, processes)
     if init_from:
         first = store.find_run(init_from, topic.name)
         tags["dlcourse.init_from"] = first.info.run_id
@@ -245,14 +247,14 @@ def run_experiment(
         start_from(model, _kept(store.files_of(first)))
     if refit:
         tags["dlcourse.refit"] = "true"
-    settings = _understood(settings, data)
+    settings = with_resolved_auto(settings, data)
     with store.start_run(topic.name, name, tags) as run:
         log_start(run, topic, data, settings)
         folder = run.path("checkpoints/last.ckpt").parent
-        resumed = carry_on(resumed, folder) if resumed else None
+        resumed = prepare_resume(resumed, folder) if resumed else None
         plan = Plan(topic, settings, data.fingerprint, monitor, folder, resumed, refit)
-        with helpers(plan, processes):
-            fitted = carry_out(plan, data, model, run)
+        with workers(plan, processes):
+            fitted = run_fit(plan, data, model, run)
         if fitted.divergence.epoch is not None:
             verdict = diverged(fitted.divergence.epoch, fitted.divergence.loss, model.lr, data.standardize)
             return finish(topic, run, fitted, verdict, None)
@@ -276,7 +278,7 @@ def _prepared(topic: Topic, settings: Settings) -> CourseData:
     return data
 
 
-def _understood(settings: Settings, data: CourseData) -> Settings:
+def with_resolved_auto(settings: Settings, data: CourseData) -> Settings:
     """The settings as the data understands them: where one said auto, what that came to."""
     understood = {name: data.hparams[name] for name in settings.data}
     return dataclasses.replace(settings, data=understood)
@@ -304,12 +306,12 @@ def _files_of(topic: Topic, resume: str) -> Path:
 
 def _baselines(whole: Run, topic: Topic, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
     """Each baseline on the judged rows: measured once for these rows in these roles and this code, then found again."""
-    judge_by = f"{data.judged} {model.headline}"
+    judge_by = f"{data.eval_split} {model.primary_metric}"
     rows, store = fitting_rows(data), whole.store
     measured = {}
     known: dict[tuple[str, str], StoredRun] = {}
     whole.write()
-    with store.alone("baselines"):
+    with store.lock("baselines"):
         with suppress(Exception):  # a store that is gone does not cost the verdict
             if whole.reachable:
                 known = store.baselines(topic.name, data.fingerprint, judge_by)
@@ -317,7 +319,7 @@ def _baselines(whole: Run, topic: Topic, data: CourseData, model: CourseModel) -
             version = baselines.version(baseline)
             if (name, version) in known:
                 outputs = torch.from_numpy(np.load(store.files_of(known[name, version]) / "outputs.npy"))
-                measured[name] = evaluate_outputs(model, data, data.judged, outputs)
+                measured[name] = evaluate_outputs(model, data, data.eval_split, outputs)
                 continue
             predict = baseline(*rows)
             tags = {
@@ -334,7 +336,7 @@ def _baselines(whole: Run, topic: Topic, data: CourseData, model: CourseModel) -
                     outputs = predict(data.rows.inputs[data.splits[split]])
                     evaluation = evaluate_outputs(model, data, split, outputs)
                     run.log_metrics(named(evaluation))
-                    if split == data.judged:
+                    if split == data.eval_split:
                         measured[name] = evaluation
                         with run.attempt("outputs.npy"):
                             np.save(run.path("outputs.npy"), outputs.numpy())
@@ -375,7 +377,7 @@ def test(topic: str | Topic, *, run: str | None = None, checkpoint: str | Path |
         data.refit()
     hardware = read_checkpoint(path).get("dlcourse_hardware", {})
     trainer = make_trainer(patience=None, precision=hardware.get("precision", "auto"))
-    return named(evaluate(trainer, model, data, data.judged))
+    return named(evaluate(trainer, model, data, data.eval_split))
 
 
 def _kept(files: Path) -> Path:

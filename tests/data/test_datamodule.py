@@ -108,15 +108,15 @@ def test_scaling_of_images_is_by_channel() -> None:
 def test_constant_feature_has_deviation_1() -> None:
     rows = numbers()
     rows.inputs[:, 1] = 7.3
-    mean, deviation = data_of(rows).scaling
+    mean, std = data_of(rows).scaling
     assert float(mean[1]) == pytest.approx(7.3)
-    assert float(deviation[1]) == 1
+    assert float(std[1]) == 1
 
 
 def test_without_standardizing_nothing_is_scaled() -> None:
-    mean, deviation = data_of(numbers(), standardize=False).scaling
+    mean, std = data_of(numbers(), standardize=False).scaling
     assert mean.tolist() == [0, 0, 0]
-    assert deviation.tolist() == [1, 1, 1]
+    assert std.tolist() == [1, 1, 1]
 
 
 def test_refit_trains_on_validation_rows_as_well() -> None:
@@ -189,7 +189,7 @@ def test_every_training_row_comes_exactly_once_an_epoch(batch_size: int, seed: i
 def test_measuring_takes_each_row_once_in_order() -> None:
     data = data_of(labelled([0] * 3000), batch_size=7)
     for split in SPLITS:
-        seen = torch.cat([inputs[:, 0] for inputs, _ in data.ordered(split)])
+        seen = torch.cat([inputs[:, 0] for inputs, _ in data.eval_dataloader(split)])
         assert seen.tolist() == data.splits[split].tolist()
 
 
@@ -200,6 +200,6 @@ def test_shape_and_outputs_are_read_off_the_rows() -> None:
 
 
 def test_judged_by_test_rows_and_without_them_by_validation_and_training_rows() -> None:
-    assert data_of(numbers()).judged == "test"
-    assert data_of(numbers(), test_fraction=0.0).judged == "val"
-    assert data_of(numbers(), test_fraction=0.0, val_fraction=0.0).judged == "train"
+    assert data_of(numbers()).eval_split == "test"
+    assert data_of(numbers(), test_fraction=0.0).eval_split == "val"
+    assert data_of(numbers(), test_fraction=0.0, val_fraction=0.0).eval_split == "train"

@@ -49,7 +49,7 @@ def test_the_card_tells_how_many_test_rows_have_been_trained_on(project: Path) -
 class Density(dlcourse.CourseModel):
     """A normal density a row; its loss is far below 0 where the targets' unit is small."""
 
-    headline = "loss"
+    primary_metric = "loss"
 
     def __init__(self, shape: list[int], outputs: int, **settings: Any) -> None:
         super().__init__(shape, outputs, **settings)
@@ -62,12 +62,12 @@ class Density(dlcourse.CourseModel):
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs
 
-    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def per_sample_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         errors = (outputs - targets)[:, 0] * torch.exp(-self.log_deviation.detach())
         return errors.square() / 2 + self.log_deviation.detach() + 0.919
 
-    def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return {"loss": self.row_losses(outputs, targets)}
+    def per_sample_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.per_sample_loss(outputs, targets)}
 
 
 def test_a_loss_below_0_that_falls_is_learning(project: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_loss_below_0_that_falls_is_learning(project: Path) -> None:
     topic = topic_of(small, Density, mean=baselines.mean)
     result = dlcourse.train(topic, model={"optimizer": "adam", "lr": 0.02}, trainer={"max_epochs": 100})
     assert result.metrics["test/loss"] < -1
-    assert result.verdict.headline == "learned: this model is better than mean on these 80 test rows"
+    assert result.verdict.sentence == "learned: this model is better than mean on these 80 test rows"
 
 
 def first_guess(inputs: Tensor, targets: Tensor) -> Predictor:
@@ -128,10 +128,10 @@ def test_validation_rows_alone_judge_where_there_are_no_test_rows() -> None:
     model = YesOrNo(data.shape, data.outputs)
     topic = topic_of(data.rows, YesOrNo, majority=baselines.majority)
     assessment = assess(topic, make_trainer(accelerator="cpu"), model, data)
-    assert assessment.verdict.judged == "val"
-    assert assessment.judged is assessment.evaluations["val"]
+    assert assessment.verdict.eval_split == "val"
+    assert assessment.evaluation is assessment.evaluations["val"]
     assert assessment.evaluations.keys() == {"train", "val"}
-    assert "30 validation rows" in assessment.verdict.headline
+    assert "30 validation rows" in assessment.verdict.sentence
 
 
 def test_every_topic_has_its_trivial_baseline_first() -> None:

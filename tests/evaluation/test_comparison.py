@@ -14,18 +14,18 @@ from dlcourse.cli import main
 from dlcourse.evaluation.comparison import Comparison
 from tests.conftest import EXPERIMENTS
 
-FILES = [EXPERIMENTS / "height-weight" / f"{name}.yaml" for name in ("default", "notes")]
+FILES = [EXPERIMENTS / "height-weight" / f"{name}.yaml" for name in ("default", "lecture")]
 
 
 def test_compares_experiments_over_seeds(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["compare", "height-weight", *FILES, "--seeds", 2, "--trainer.max_epochs", 3, "--json"]
     assert main([str(word) for word in words]) == 0
     end = capsys.readouterr()
-    table = [line for line in end.err.splitlines() if line.startswith(("experiment", "default", "notes"))]
+    table = [line for line in end.err.splitlines() if line.startswith(("experiment", "default", "lecture"))]
     assert re.split("  +", table[0])[:4] == ["experiment", "validation mse", "spread of 2 seeds", "test mse"]
-    assert [line.split()[0] for line in table[1:]] == ["default", "notes"]
+    assert [line.split()[0] for line in table[1:]] == ["default", "lecture"]
     told = json.loads(end.out)
-    assert {name: len(results) for name, results in told["results"].items()} == {"default": 2, "notes": 2}
+    assert {name: len(results) for name, results in told["results"].items()} == {"default": 2, "lecture": 2}
     client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
     run = client.get_run(told["run_id"])
     assert run.info.status == "FINISHED"
@@ -78,7 +78,7 @@ def test_validation_rows_choose_and_test_rows_are_told(project: Path) -> None:
     assert [line[:4] for line in lines[1:3]] == [["other", "5", "5 to 5", "2"], ["one", "10", "10 to 10", "1"]]
     assert lines[3] == ["ranked by validation mse, the mean over the seeds"]
     accurate = [
-        dataclasses.replace(each, headline_metric="accuracy", metrics=dict(each.metrics)) for each in (one, other)
+        dataclasses.replace(each, primary_metric="accuracy", metrics=dict(each.metrics)) for each in (one, other)
     ]
     for each, value in zip(accurate, (0.9, 0.8), strict=True):
         each.metrics["best/val_accuracy"], each.history["val/accuracy"] = value, [(0, value)]

@@ -146,7 +146,7 @@ def test_corrected_interval_of_a_case_worked_by_hand() -> None:
     # For 2 folds and 2 repeats that is multiplied by the root of 1/4 + 1/1, and by 3.1824 for 3 degrees of freedom.
     found = estimate([0.7, 0.8, 0.9, 0.8], folds=2)
     assert found.mean == pytest.approx(0.8)
-    assert found.deviation == pytest.approx(0.0816497, rel=1e-5)
+    assert found.std == pytest.approx(0.0816497, rel=1e-5)
     assert (found.low, found.high) == pytest.approx((0.8 - 3.1824463 * 0.0912871, 0.8 + 3.1824463 * 0.0912871))
     assert str(found) == "0.8 (0.5095 to 1.091)"
 
@@ -162,7 +162,7 @@ def test_corrected_interval_is_what_nadeau_and_bengio_have(values: list[float], 
 
 
 def test_two_models_are_compared_by_their_differences_on_the_same_folds() -> None:
-    # Differences d - 1, d, d, d + 1: deviation 0.8165, corrected error 0.9129 for 2 x 2 folds. The t quantile for
+    # Differences d - 1, d, d, d + 1: std 0.8165, corrected error 0.9129 for 2 x 2 folds. The t quantile for
     # 3 degrees of freedom is 3.1824, so that the difference has to be above 2.905.
     others = [10.0, 20.0, 30.0, 40.0]
     for shift, larger_is_better, outcome in [
@@ -229,7 +229,7 @@ def test_folds_are_light_runs_within_one_that_has_the_figures(validated: CrossVa
     for name in ("loss", "accuracy", "auroc"):
         values = [run.data.metrics[f"test/{name}"] for run in folds]
         assert figures[f"test/{name}"] == pytest.approx(np.mean(values))
-        assert figures[f"test/{name}_standard_deviation"] == pytest.approx(np.std(values, ddof=1))
+        assert figures[f"test/{name}_std"] == pytest.approx(np.std(values, ddof=1))
         corrected = np.std(values, ddof=1) * math.sqrt(1 / 6 + 1 / 2)
         half = stats.t.ppf(0.975, 5) * corrected
         assert figures[f"test/{name}_low"] == pytest.approx(np.mean(values) - half)
@@ -240,7 +240,7 @@ def test_folds_are_light_runs_within_one_that_has_the_figures(validated: CrossVa
         history = store.client.get_metric_history(parent.info.run_id, f"fold/{name}")
         assert [point.step for point in history] == list(range(6))
         assert sorted(point.value for point in history) == pytest.approx(sorted(values))
-    assert parent.data.tags["dlcourse.verdict"] == validated.headline
+    assert parent.data.tags["dlcourse.verdict"] == validated.sentence
     assert validated.card in parent.data.tags["mlflow.note.content"]
 
 
@@ -253,7 +253,7 @@ def test_card_tells_figures_baselines_and_comparisons(validated: CrossValidation
     assert f"logistic-regression {baseline}; minus that {difference.rounded_like(0.5)}" in validated.card
     assert difference.mean == pytest.approx(auroc.mean - baseline.mean)
     assert "2 x 3 folds" in validated.card
-    assert validated.headline in validated.card
+    assert validated.sentence in validated.card
 
 
 def test_baselines_are_fitted_on_training_rows_alone_as_those_of_a_single_run(project: Path) -> None:
@@ -318,7 +318,7 @@ def test_same_seed_same_figures_and_another_split_seed_others(project: Path, val
 
 def test_a_regression_without_validation_rows(project: Path) -> None:
     result = cross_validate("height-weight", data={"val_fraction": 0.0}, trainer={"max_epochs": 40}, folds=4)
-    assert result.headline == "learned: these folds cannot tell the setting from least-squares"
+    assert result.sentence == "learned: these folds cannot tell the setting from least-squares"
     assert result.differences["mean"]["mse"].comparison == "better"
 
 
@@ -331,7 +331,7 @@ def test_a_topic_that_judges_by_training_rows_is_cross_validated_by_test_rows(pr
 
 def test_a_network_that_has_not_moved_has_learned_nothing(project: Path) -> None:
     result = cross_validate("diabetes", data=BUNDLED, model={"lr": 1e-9}, trainer=QUICK, folds=3)
-    assert result.headline == "learned nothing that these folds show: not better than majority"
+    assert result.sentence == "learned nothing that these folds show: not better than majority"
     run = dlcourse.open_store().client.get_run(result.run_id)
     assert run.data.tags["dlcourse.learned"] == "false"
 

@@ -95,7 +95,7 @@ def test_a_real_relation_is_found_nearly_always() -> None:
 def test_the_trivial_answer_has_learned_nothing() -> None:
     targets = noise(0)
     verdict = judged(targets, targets.mean().expand(ROWS), mean=targets.mean().expand(ROWS), line=targets)
-    assert verdict.headline == "learned nothing that these 30 test rows show: not better than mean"
+    assert verdict.sentence == "learned nothing that these 30 test rows show: not better than mean"
     assert verdict.learned is False
     assert verdict.p_values == {"loss": 1}
 
@@ -140,7 +140,7 @@ def test_neither_scale_nor_sign_of_the_loss_matters(level: float, scale: float) 
             higher_is_better=False,
         )
 
-    assert verdict(outputs).headline == "learned: this model is better than mean on these 100 test rows"
+    assert verdict(outputs).sentence == "learned: this model is better than mean on these 100 test rows"
     assert verdict(noise(5, 100)).learned is False
 
 
@@ -158,7 +158,7 @@ def test_a_classifier_that_is_right_but_too_sure_is_told_both() -> None:
     curves = {"val/loss": [(0, 0.7), (3, 0.5), (9, 1.2)]}
     verdict = classified(targets, logits, curves=curves, kept_epoch=9, majority=shares(0.5, 0.5, rows=1000))
     assert verdict.learned is True
-    assert verdict.headline == (
+    assert verdict.sentence == (
         "learned: classifies better than majority, but its probabilities are worse than the classes' shares"
     )
     assert "calibrate" in verdict.advice
@@ -176,7 +176,7 @@ def test_a_better_loss_with_a_worse_accuracy_is_told_both() -> None:
     logits = torch.stack([1 - said, said], 1).log()
     verdict = classified(targets, logits, majority=shares(0.675, 0.325, rows=5000))
     assert verdict.differences["majority"]["loss"].comparison == "better"
-    assert verdict.headline == "learned: a better loss than majority, but a worse accuracy"
+    assert verdict.sentence == "learned: a better loss than majority, but a worse accuracy"
 
 
 # Training rows alone
@@ -187,7 +187,7 @@ def test_noise_that_is_known_by_heart_is_fitted_and_not_learned() -> None:
     logits = 9.0 * torch.nn.functional.one_hot(targets, 2).double()
     half = shares(0.5, 0.5, rows=400)
     verdict = classified(targets, logits, split="train", majority=half, line=half + 0.01)
-    assert verdict.headline.startswith("fitted: accuracy 1 on its 400 training rows")
+    assert verdict.sentence.startswith("fitted: accuracy 1 on its 400 training rows")
     assert verdict.learned is None
     assert verdict.p_values == {}
 
@@ -195,7 +195,7 @@ def test_noise_that_is_known_by_heart_is_fitted_and_not_learned() -> None:
 def test_training_rows_that_are_fitted_no_better_than_by_the_mean() -> None:
     targets = noise(0)
     verdict = judged(targets, 0.001 * targets, split="train", mean=torch.zeros(ROWS), line=0.5 * targets)
-    assert verdict.headline == "learned nothing: fits its training rows no better than mean"
+    assert verdict.sentence == "learned nothing: fits its training rows no better than mean"
     assert verdict.learned is False
 
 
@@ -213,7 +213,7 @@ def test_worse_than_the_line_on_its_own_training_rows(curve: Any, begins: str) -
     verdict = judged(
         targets, 0.3 * targets, split="train", curve=list(curve), mean=torch.zeros(200), line=0.9 * targets
     )
-    assert verdict.headline == f"{begins}: worse than line on the very rows it was trained on"
+    assert verdict.sentence == f"{begins}: worse than line on the very rows it was trained on"
     assert verdict.advice
 
 
@@ -233,21 +233,21 @@ def test_headline_compares_with_the_best_baseline(model_error: float, line_error
     outputs, line = targets + model_error * noise(1, 200), targets + line_error * noise(4, 200)
     poor = targets + 0.9 * noise(3, 200)
     verdict = judged(targets, outputs, mean=torch.zeros(200), poor=poor, line=line)
-    assert verdict.headline == says
+    assert verdict.sentence == says
     assert verdict.differences["poor"]["loss"].comparison == "better"
-    assert verdict.judged == "test"
+    assert verdict.eval_split == "test"
 
 
 def test_without_other_baselines_it_is_compared_with_the_trivial_one() -> None:
     targets = noise(0)
-    headline = judged(targets, targets + 0.1, mean=torch.zeros(ROWS)).headline
-    assert headline == "learned: this model is better than mean on these 30 test rows"
+    sentence = judged(targets, targets + 0.1, mean=torch.zeros(ROWS)).sentence
+    assert sentence == "learned: this model is better than mean on these 30 test rows"
 
 
 def test_rows_too_few_for_a_paired_test_may_be_enough_for_a_permutation_test() -> None:
     targets = noise(0, 12)
-    headline = judged(targets, targets + 0.1, mean=torch.zeros(12)).headline
-    assert headline == (
+    sentence = judged(targets, targets + 0.1, mean=torch.zeros(12)).sentence
+    assert sentence == (
         "learned: its outputs follow the targets, but these 12 test rows are too few to compare this model with mean"
     )
 
@@ -344,7 +344,7 @@ def test_verdict_repeats_itself_and_can_be_written_as_json() -> None:
 
 def test_diverged_says_what_to_change() -> None:
     scaled = diverged(3, float("inf"), 0.5, standardized=True)
-    assert scaled.headline == "diverged"
+    assert scaled.sentence == "diverged"
     assert scaled.learned is False
     assert "epoch 3" in scaled.advice
     assert "lower --model.lr (0.5)" in scaled.advice

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from dlcourse.cli import main
 from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import SettingsError
-from dlcourse.export.model import Answers
+from dlcourse.export.model import PredictionModule
 from dlcourse.images.classifier import STEPS_OF_LOOKAHEAD, STEPS_WORTH_COMPILING, ImageClassifier
 from dlcourse.training.trainer import make_trainer
 from tests.image_sets import Small, pictures
@@ -53,7 +53,7 @@ def test_labels_are_smoothed_in_training_alone() -> None:
     by_hand = -(spread * outputs.log_softmax(1)).sum(1).mean()
     batch = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8), targets
     assert torch.allclose(model.training_loss(outputs, targets), by_hand)
-    assert torch.allclose(model.row_losses(outputs, targets), F.cross_entropy(outputs, targets, reduction="none"))
+    assert torch.allclose(model.per_sample_loss(outputs, targets), F.cross_entropy(outputs, targets, reduction="none"))
     with torch.no_grad():
         trained = model.train().training_step(batch, 0)
         smoothed = model.training_loss(model.train()(batch[0]), targets)
@@ -61,7 +61,7 @@ def test_labels_are_smoothed_in_training_alone() -> None:
     assert float(trained) == pytest.approx(float(smoothed), rel=1e-4)
     assert plain.shape == (6,)
     with torch.no_grad():
-        assert torch.allclose(plain, model.row_losses(model(batch[0]), targets))
+        assert torch.allclose(plain, model.per_sample_loss(model(batch[0]), targets))
 
 
 # Learning rates
@@ -70,7 +70,7 @@ def test_labels_are_smoothed_in_training_alone() -> None:
 @pytest.mark.parametrize(("batch_size", "momentum"), [(16, 0.85), (32, 0.85), (16, 0.0)])
 def test_decoupled_learning_rate_is_what_1024_rows_come_to(batch_size: int, momentum: float) -> None:
     model, trainer = fitted(
-        pictures(batch_size=batch_size), epochs=1, lr=10.0, momentum=momentum, optimizer="sgd", decoupled=True
+        pictures(batch_size=batch_size), epochs=1, lr=10.0, momentum=momentum, optimizer="sgd", lr_per_1024_samples=True
     )
     # The code of airbench94: the gradient of the rows' sum, with lr / (1024 * (1 + 1 / (1 - momentum))).
     of_the_sum = 10.0 / (1024 * (1 + 1 / (1 - momentum)))
@@ -104,8 +104,8 @@ ADAM_ON_CIFAR10 = ["--model.optimizer", "adam", "--model.lr", "0.001"]
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (ADAM_ON_CIFAR10, "add --model.decoupled false --model.bias_lr_factor 1"),
-        ([*ADAM_ON_CIFAR10, "--model.decoupled", "false"], "add --model.bias_lr_factor 1"),
+        (ADAM_ON_CIFAR10, "add --model.lr_per_1024_samples false --model.bias_lr_factor 1"),
+        ([*ADAM_ON_CIFAR10, "--model.lr_per_1024_samples", "false"], "add --model.bias_lr_factor 1"),
         (["--model.momentum", "0"], "--model.optimizer nesterov needs --model.momentum above 0"),
         (["--model.momentum", "1"], "--model.momentum must be a number of at least 0 and below 1"),
     ],
@@ -124,7 +124,7 @@ def test_learning_rates_that_make_no_sense_are_refused_before_any_data_is_loaded
 def test_adam_takes_the_learning_rate_as_it_is(optimizer: str) -> None:
     _, trainer = fitted(pictures(), epochs=1, optimizer=optimizer, lr=0.001)
     assert {group["lr"] for group in trainer.optimizers[0].param_groups} == {0.001}
-    for setting, value in {"decoupled": True, "bias_lr_factor": 64.0}.items():
+    for setting, value in {"lr_per_1024_samples": True, "bias_lr_factor": 64.0}.items():
         with pytest.raises(SettingsError, match=f"--model.optimizer {optimizer} .*--model.{setting} "):
             Small([3, 8, 8], 4, optimizer=optimizer, **{setting: value})
 
@@ -133,9 +133,9 @@ def test_adam_takes_the_learning_rate_as_it_is(optimizer: str) -> None:
 
 
 def test_lookahead_lays_the_steps_of_a_training_out() -> None:
-    assert Small([3, 8, 8], 4).laid_out is None
-    assert Small([3, 8, 8], 4, lookahead=True).laid_out == "--model.lookahead true"
-    assert Small([3, 8, 8], 4, schedule="cosine").laid_out == "--model.schedule cosine"
+    assert Small([3, 8, 8], 4).fixed_length_setting is None
+    assert Small([3, 8, 8], 4, lookahead=True).fixed_length_setting == "--model.lookahead true"
+    assert Small([3, 8, 8], 4, schedule="cosine").fixed_length_setting == "--model.schedule cosine"
 
 
 class Lookahead(Callback):
@@ -289,6 +289,6 @@ def test_compiled_steps_are_those_of_eager_ones_and_leave_a_model_that_exports()
     images = pictures().rows.inputs[:5]
     compiled.trainer = None
     batch = {0: torch.export.Dim("batch")}
-    program = torch.export.export(Answers(compiled).eval(), (images[:2],), dynamic_shapes=(batch,))
+    program = torch.export.export(PredictionModule(compiled).eval(), (images[:2],), dynamic_shapes=(batch,))
     with torch.no_grad():
         assert torch.allclose(program.module()(images), compiled.predictions(compiled(images)), atol=1e-5)

@@ -74,9 +74,9 @@ def test_folds_are_refused() -> None:
 def test_scaling_is_that_of_the_training_rows_pixels() -> None:
     data = pictures()
     pixels = data.rows.inputs[data.splits["train"]].numpy().astype(np.float64)
-    mean, deviation = data.scaling
+    mean, std = data.scaling
     assert mean.numpy() == pytest.approx(pixels.mean((0, 2, 3)), rel=1e-6)
-    assert deviation.numpy() == pytest.approx(pixels.std((0, 2, 3)), rel=1e-6)
+    assert std.numpy() == pytest.approx(pixels.std((0, 2, 3)), rel=1e-6)
 
 
 def test_without_standardising_pixels_go_from_0_to_1() -> None:
@@ -92,8 +92,8 @@ def test_a_channel_without_variation_is_left_as_wide_as_it_is(monkeypatch: pytes
     made["train_images"] = made["train_images"].clone()
     made["train_images"][:, 1] = 9
     monkeypatch.setattr(Pictures, "made", made)
-    mean, deviation = pictures().scaling
-    assert (float(mean[1]), float(deviation[1])) == (9, 1)
+    mean, std = pictures().scaling
+    assert (float(mean[1]), float(std[1])) == (9, 1)
 
 
 # What a training sees

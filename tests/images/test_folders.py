@@ -1,4 +1,4 @@
-"""Which files of a folder are whose pictures, and what is left out."""
+"""Which files of a folder are whose images, and what is left out."""
 
 import os
 from pathlib import Path
@@ -19,8 +19,8 @@ def made(root: Path, *files: str) -> Path:
 
 
 def found(root: Path) -> list[tuple[str, str, str]]:
-    """(path, class, split) of each picture."""
-    return [(str(each.path.relative_to(root)), each.of_class, each.split) for each in read_folder(root).pictures]
+    """(path, class, split) of each image."""
+    return [(str(each.path.relative_to(root)), each.of_class, each.split) for each in read_folder(root).files]
 
 
 def test_val_beside_train_is_for_testing(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_with_a_test_folder_val_is_for_validation(tmp_path: Path) -> None:
     }
 
 
-def test_a_test_folder_of_pictures_without_classes_does_not_count(tmp_path: Path) -> None:
+def test_a_test_folder_of_images_without_classes_does_not_count(tmp_path: Path) -> None:
     root = made(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "val/b/3.jpg", "test/4.jpg")
     assert [split for _, _, split in found(root)] == ["train", "train", "test"]
     assert read_folder(root).left_out == ("folders beside train: 1 (test)",)
@@ -58,27 +58,27 @@ def test_folders_of_classes_alone_are_to_be_split(tmp_path: Path) -> None:
     ]
 
 
-def test_pictures_are_told_by_their_endings_and_the_rest_is_counted(tmp_path: Path) -> None:
+def test_images_are_told_by_their_endings_and_the_rest_is_counted(tmp_path: Path) -> None:
     root = made(tmp_path, "a/1.JPG", "a/2.Jpeg", "a/3.webp", "a/deeper/4.gif", "b/5.tiff", "a/notes.txt", "a/noending")
     assert [path for path, _, _ in found(root)] == ["a/1.JPG", "a/2.Jpeg", "a/3.webp", "a/deeper/4.gif", "b/5.tiff"]
-    assert read_folder(root).left_out == ("files that are not named like pictures: 2 (noending, notes.txt)",)
+    assert read_folder(root).left_out == ("files that are not named like images: 2 (noending, notes.txt)",)
 
 
 def test_what_else_is_left_out_is_named(tmp_path: Path) -> None:
     root = made(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "train/3.jpg", "4.jpg", "old/c/5.jpg", "readme.md")
     (root / "train" / "empty").mkdir()
     assert read_folder(root).left_out == (
-        "folders of classes without a picture: 1 (train/empty)",
+        "folders of classes without an image: 1 (train/empty)",
         "folders beside train: 1 (old)",
-        "pictures outside of the classes' folders: 2 (3.jpg, 4.jpg)",
-        "files that are not named like pictures: 1 (readme.md)",
+        "images outside of the classes' folders: 2 (3.jpg, 4.jpg)",
+        "files that are not named like images: 1 (readme.md)",
     )
 
 
 def test_only_the_first_few_are_named(tmp_path: Path) -> None:
     root = made(tmp_path, "a/1.jpg", "b/2.jpg", *(f"a/{number}.txt" for number in range(7)))
     (line,) = read_folder(root).left_out
-    assert line == "files that are not named like pictures: 7 (0.txt, 1.txt, 2.txt, 3.txt, 4.txt, ...)"
+    assert line == "files that are not named like images: 7 (0.txt, 1.txt, 2.txt, 3.txt, 4.txt, ...)"
 
 
 def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
@@ -90,9 +90,9 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_names_with_spaces_and_of_other_scripts(tmp_path: Path) -> None:
-    root = made(tmp_path, "red ants/my picture (1).jpg", "蜜蜂/蜂 1.jpg")
+    root = made(tmp_path, "red ants/my image (1).jpg", "蜜蜂/蜂 1.jpg")
     assert found(root) == [
-        ("red ants/my picture (1).jpg", "red ants", "train"),
+        ("red ants/my image (1).jpg", "red ants", "train"),
         ("蜜蜂/蜂 1.jpg", "蜜蜂", "train"),
     ]
 
@@ -103,7 +103,7 @@ def test_a_class_name_in_another_encoding_is_told_by_its_bytes(tmp_path: Path) -
     os.mkdir(folder)
     open(os.path.join(folder, b"1.jpg"), "wb").close()
     made(tmp_path, "a/1.jpg")
-    names = {each.of_class for each in read_folder(tmp_path).pictures}
+    names = {each.of_class for each in read_folder(tmp_path).files}
     assert names == {"a", "\\udcb7\\udce4"}
 
 
@@ -129,11 +129,11 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     [
         (
             ["train/a/1.jpg", "val/b/2.jpg"],
-            "has pictures of a alone to train on, and two classes are the least: it must",
+            "has images of a alone to train on, and two classes are the least: it must",
         ),
-        (["a/1.jpg"], "has pictures of a alone to train on"),
-        (["1.jpg", "2.jpg"], "has no pictures to train on"),
-        (["a/1.txt", "b/2.txt"], "has no pictures to train on"),
+        (["a/1.jpg"], "has images of a alone to train on"),
+        (["1.jpg", "2.jpg"], "has no images to train on"),
+        (["a/1.txt", "b/2.txt"], "has no images to train on"),
     ],
 )
 def test_fewer_than_two_classes_are_refused(tmp_path: Path, files: list[str], said: str) -> None:
@@ -143,7 +143,7 @@ def test_fewer_than_two_classes_are_refused(tmp_path: Path, files: list[str], sa
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"--data\.root .*/missing is not there: it must hold a folder of pictures"):
+    with pytest.raises(SettingsError, match=r"--data\.root .*/missing is not there: it must hold a folder of images"):
         read_folder(tmp_path / "missing")
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"--data\.root .*/file is no folder: it must hold"):

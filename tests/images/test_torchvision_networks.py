@@ -51,9 +51,9 @@ def test_learned_weights_are_taken_but_for_the_last_layer(tmp_path: Path, monkey
 
 
 def test_learned_weights_are_for_inputs_scaled_by_imagenet() -> None:
-    mean, deviation = scaling_of(SMALL)
+    mean, std = scaling_of(SMALL)
     assert (mean / 255).tolist() == pytest.approx([0.485, 0.456, 0.406])
-    assert (deviation / 255).tolist() == pytest.approx([0.229, 0.224, 0.225])
+    assert (std / 255).tolist() == pytest.approx([0.229, 0.224, 0.225])
 
 
 @pytest.fixture

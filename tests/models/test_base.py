@@ -91,8 +91,8 @@ def test_scores_of_rows_average_to_the_metrics(kind: type[CourseModel], rows: Ro
     data = data_of(rows)
     model, trainer = fitted(kind, data)
     logged = measured(trainer, model, data)
-    scores = model.row_scores(*outputs(model, data, "test"))
-    assert model.headline in scores
+    scores = model.per_sample_metrics(*outputs(model, data, "test"))
+    assert model.primary_metric in scores
     for name, values in scores.items():
         assert values.shape == (len(data.splits["test"]),)
         assert float(values.mean()) == pytest.approx(logged[f"test/{name}"], rel=1e-5)
@@ -223,7 +223,7 @@ def test_absolute_error_leads_to_the_median_and_squared_error_to_the_mean() -> N
     absolute, _ = fitted(Line, data, epochs=100, lr=0.1, loss="mae")
     assert squared(torch.zeros(1, 1)).item() == pytest.approx(20, abs=0.01)
     assert absolute(torch.zeros(1, 1)).item() == pytest.approx(3, abs=0.2)
-    assert (squared.headline, absolute.headline) == ("mse", "mae")
+    assert (squared.primary_metric, absolute.primary_metric) == ("mse", "mae")
 
 
 def test_checkpoint_holds_plain_values_and_loads_without_running_code(tmp_path: Path) -> None:
@@ -242,14 +242,14 @@ def test_checkpoint_holds_plain_values_and_loads_without_running_code(tmp_path: 
 
 def test_model_takes_raw_inputs_once_its_scaling_is_set() -> None:
     data = data_of(numbers())
-    mean, deviation = data.scaling
+    mean, std = data.scaling
     model = Line(data.shape, data.outputs)
     assert torch.equal(model(data.rows.inputs), model.network(data.rows.inputs)), "unscaled before"
-    model.set_scaling(mean, deviation)
-    assert torch.equal(model(data.rows.inputs), model.network((data.rows.inputs - mean) / deviation))
+    model.set_scaling(mean, std)
+    assert torch.equal(model(data.rows.inputs), model.network((data.rows.inputs - mean) / std))
     trained, _ = fitted(Line, data)
     assert torch.equal(trained.input_mean, mean), "training sets the scaling of its data"
-    assert torch.equal(trained.input_deviation, deviation)
+    assert torch.equal(trained.input_std, std)
 
 
 def test_images_are_scaled_by_channel_from_bytes() -> None:

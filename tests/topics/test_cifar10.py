@@ -79,7 +79,7 @@ def test_a_training_from_the_archive(made: Images) -> None:
         trainer={"max_epochs": 2},
     )
     assert result.model_uri
-    assert result.verdict.headline.startswith(("learned", "unfinished"))
+    assert result.verdict.sentence.startswith(("learned", "unfinished"))
 
 
 def test_real_images_are_as_many_of_each_class(real_data: Callable[..., Path]) -> None:
@@ -90,6 +90,6 @@ def test_real_images_are_as_many_of_each_class(real_data: Callable[..., Path]) -
     assert torch.bincount(data.rows.targets[50_000:]).tolist() == [1000] * 10
     assert (data.fingerprint, data.hparams["val_rows"]) == ("2d43d6eac815b8ca", 5000), "split as ever"
     # The means and deviations that are quoted everywhere are those of all 50,000 training images.
-    mean, deviation = data.scaling
+    mean, std = data.scaling
     assert (mean / 255).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-3)
-    assert (deviation / 255).tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=1e-3)
+    assert (std / 255).tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=1e-3)

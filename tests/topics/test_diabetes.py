@@ -471,7 +471,7 @@ def test_sigmoid_learns_nothing_and_is_told_so(project: Path, seed: int) -> None
     result = dlcourse.train("diabetes", config=EXPERIMENTS / "diabetes" / "sigmoid.yaml", seed=seed)
     assert final_loss(result) == pytest.approx(0.6453, abs=0.0015)
     assert result.metrics["best/train_loss"] == pytest.approx(0.6453, abs=0.0015)
-    assert result.verdict.headline == "learned nothing: fits its training rows no better than majority"
+    assert result.verdict.sentence == "learned nothing: fits its training rows no better than majority"
     assert result.verdict.learned is False
     assert "not measured: every row was a training row" in result.card
 
@@ -481,7 +481,7 @@ def test_relu_learns(project: Path) -> None:
     result = dlcourse.train("diabetes", config=EXPERIMENTS / "diabetes" / "relu.yaml")
     assert final_loss(result) == pytest.approx(0.46, abs=0.015)
     assert result.metrics["best/train_loss"] == pytest.approx(0.46, abs=0.015)
-    assert result.verdict.headline.startswith("fitted: accuracy 0.7")
+    assert result.verdict.sentence.startswith("fitted: accuracy 0.7")
 
 
 # Pictures

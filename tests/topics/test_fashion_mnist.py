@@ -27,7 +27,7 @@ from tests.image_sets import IDX, NOWHERE, Images, untouchable, write_fashion_mn
 from tests.processes import serving
 
 FILES = "data/FashionMNIST/raw"
-PLAIN = {"network": "mlp", "optimizer": "sgd", "decoupled": False, "lookahead": False, "compile": False}
+PLAIN = {"network": "mlp", "optimizer": "sgd", "lr_per_1024_samples": False, "lookahead": False, "compile": False}
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from dlcourse.data.datamodule import CourseData
 from dlcourse.doctor.topic import numerical_gradient
 from dlcourse.errors import SettingsError
 from dlcourse.experiment import train
-from dlcourse.models.convergence import where_it_ended
-from dlcourse.models.trajectory import FollowedModel, exhaustive_search
+from dlcourse.models.convergence import assess_convergence
+from dlcourse.models.trajectory import TrajectoryModel, exhaustive_search
 from dlcourse.settings import resolve, settings_parser
 from dlcourse.training.fit import new_model
 from dlcourse.training.trainer import make_trainer
@@ -56,7 +56,7 @@ class Descended:
         self.data: CourseData = found.data(**settings.data)
         self.recorder = Recorder()
         model = new_model(found, self.data, settings)
-        assert isinstance(model, FollowedModel)
+        assert isinstance(model, TrajectoryModel)
         self.model = model
         self.trainer: L.Trainer = make_trainer(**settings.trainer, logger=self.recorder)
         assert self.trainer.progress_bar_callback
@@ -65,7 +65,7 @@ class Descended:
 
     @property
     def loss(self) -> list[float]:
-        return self.recorder.curves["notes/loss"]
+        return self.recorder.curves["lecture/loss"]
 
     def weight(self, name: str) -> list[float]:
         return self.recorder.curves[f"param/{name}"]
@@ -75,8 +75,8 @@ class Descended:
             return float(self.model.cpu()(torch.tensor([[x]])))
 
     @property
-    def headline(self) -> str:
-        return where_it_ended(self.model, self.data).headline
+    def sentence(self) -> str:
+        return assess_convergence(self.model, self.data).sentence
 
 
 def by_hand(epochs: int = 100, lr: float = 0.01) -> tuple[list[float], list[float]]:
@@ -115,8 +115,8 @@ def test_descent_along_the_exact_gradient() -> None:
     printed[99] = 1.752432687141379e-08
     assert {epoch: run.loss[epoch] for epoch in printed} == pytest.approx(printed, rel=1e-12)
     assert run.answer(4) == pytest.approx(7.999777758621207, rel=1e-12)
-    assert run.recorder.steps["param/w"] == run.recorder.steps["notes/loss"] == list(range(100))
-    assert run.headline == "converged: at the minimum"
+    assert run.recorder.steps["param/w"] == run.recorder.steps["lecture/loss"] == list(range(100))
+    assert run.sentence == "converged: at the minimum"
 
 
 def test_descent_a_point_at_a_time() -> None:
@@ -172,7 +172,7 @@ def test_exhaustive_search() -> None:
     found = topics.find("gradient-descent")
     data = found.data(val_fraction=0.0, test_fraction=0.0)
     model = found.model(data.shape, data.outputs)
-    assert isinstance(model, FollowedModel)
+    assert isinstance(model, TrajectoryModel)
     grid = torch.arange(41, dtype=torch.float64)[:, None] / 10
     losses = exhaustive_search(model, (data.rows.inputs, data.rows.targets), grid)
     assert losses.tolist() == pytest.approx([float(np.mean((w * X - Y) ** 2)) for w in np.arange(41) / 10], abs=1e-12)
@@ -237,24 +237,24 @@ def test_linear_layer(seed: int) -> None:
 def test_saddle_holds_whoever_has_no_noise() -> None:
     run = Descended("saddle")
     assert run.model.path[-1] == [0.0, 0.0]
-    assert run.headline == "stuck: at a saddle point"
+    assert run.sentence == "stuck: at a saddle point"
     left = Descended("saddle-noise")
     assert abs(left.weight("y")[-1]) > 1
-    assert left.headline == "unfinished: the loss still falls"
+    assert left.sentence == "unfinished: the loss still falls"
 
 
 def test_momentum_leaves_a_local_minimum() -> None:
     plain, carried = Descended("local-minimum"), Descended("momentum")
     assert plain.weight("theta")[-1] == pytest.approx(0.9601, abs=1e-4)
     assert carried.weight("theta")[-1] == pytest.approx(-1.0356, abs=1e-4)
-    assert plain.headline == "converged: at a minimum, but not the lowest"
-    assert carried.headline == "converged: at the minimum"
+    assert plain.sentence == "converged: at a minimum, but not the lowest"
+    assert carried.sentence == "converged: at the minimum"
 
 
 def test_crawling_is_told() -> None:
     run = Descended("crawling")
-    verdict = where_it_ended(run.model, run.data)
-    assert verdict.headline == "unfinished: it crawls"
+    verdict = assess_convergence(run.model, run.data)
+    assert verdict.sentence == "unfinished: it crawls"
     assert "raise --model.lr (1e-05)" in verdict.advice
     assert not verdict.learned
 
@@ -286,11 +286,11 @@ def test_diverging_is_stopped_and_blamed_on_the_learning_rate(
 def test_a_run_keeps_weights_losses_and_pictures(project: Path) -> None:
     result = dlcourse.train("gradient-descent", trainer={"max_epochs": 30})
     assert result.answers == {"4": pytest.approx(4 * by_hand(30)[0][-1], rel=1e-9)}
-    assert result.verdict.headline == "unfinished: the loss still falls"
+    assert result.verdict.sentence == "unfinished: the loss still falls"
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
-    for name, values in zip(("param/w", "notes/loss"), by_hand(30), strict=True):
+    for name, values in zip(("param/w", "lecture/loss"), by_hand(30), strict=True):
         kept = client.get_metric_history(result.run_id, name)
         assert [metric.step for metric in kept] == list(range(30))
         assert [metric.value for metric in kept] == pytest.approx(values, rel=1e-12)
@@ -302,7 +302,7 @@ def test_a_run_keeps_weights_losses_and_pictures(project: Path) -> None:
 def test_nothing_to_memorise_without_targets(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = EXPERIMENTS / "gradient-descent" / "saddle.yaml"
     assert main(["overfit", "gradient-descent", "--config", str(file)]) == 2
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("dlcourse: there is nothing to memorise")
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("dlcourse: there is nothing to overfit_batch")
 
 
 # Gradients

@@ -32,17 +32,17 @@ def over_least_squares(result: Result) -> float:
 def test_default_reaches_least_squares(project: Path, seed: int) -> None:
     result = dlcourse.train("height-weight", config=HEIGHT_WEIGHT / "default.yaml", seed=seed)
     assert over_least_squares(result) <= 1.0005
-    assert result.verdict.headline == "learned: these 20 test rows cannot tell this model from least-squares"
+    assert result.verdict.sentence == "learned: these 20 test rows cannot tell this model from least-squares"
     assert result.metrics["best/epoch"] < 199, "early stopping has not stopped it"
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_notes_come_close_to_least_squares(project: Path, seed: int) -> None:
-    result = dlcourse.train("height-weight", config=HEIGHT_WEIGHT / "notes.yaml", seed=seed)
+    result = dlcourse.train("height-weight", config=HEIGHT_WEIGHT / "lecture.yaml", seed=seed)
     assert over_least_squares(result) <= 1.002
     assert result.metrics["best/epoch"] == 99
     assert "not measured" in result.card
-    assert result.verdict.headline.startswith("fitted: mse 114.")
+    assert result.verdict.sentence.startswith("fitted: mse 114.")
     assert result.verdict.learned is None
 
 

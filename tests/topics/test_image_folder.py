@@ -28,7 +28,7 @@ from tests.processes import serving
 
 CAREFUL = {"crop": 0.0, "colour": 0.0, "flip": False}
 SMALL = "shufflenet_v2_x0_5"
-AS_IT_IS = {"decoupled": False, "bias_lr_factor": 1.0}
+AS_IT_IS = {"lr_per_1024_samples": False, "bias_lr_factor": 1.0}
 """The learning rate, as Adam needs it."""
 
 
@@ -86,7 +86,7 @@ def test_rows_are_the_pictures_with_the_names_of_their_folders(project: Path) ->
     assert (data.shape, data.outputs, data.rows.inputs.dtype) == ([3, 16, 16], 2, torch.uint8)
     blue = data.rows.inputs[:, 2].flatten(1).float().mean(1) == 255
     assert torch.equal(blue.long(), data.rows.targets)
-    assert data.rows.source == f"the pictures in {project / 'mine'}"
+    assert data.rows.source == f"the images in {project / 'mine'}"
 
 
 def test_val_is_for_testing_and_validation_rows_are_cut_from_train(root: Path) -> None:
@@ -119,7 +119,7 @@ def test_one_folder_is_split_class_by_class(root: Path) -> None:
 
 
 def test_folds_of_test_pictures_are_refused(root: Path) -> None:
-    with pytest.raises(SettingsError, match="--folds would train on the test pictures"):
+    with pytest.raises(SettingsError, match="--folds would train on the test images"):
         prepared().fold(0, 5)
 
 
@@ -139,9 +139,9 @@ def test_what_is_left_out_is_said_in_one_line(root: Path, caplog: pytest.LogCapt
         assert sizes(data) == {"train": 48, "val": 12, "test": 20}
         assert data.rows.classes == ("ants", "bees")
         assert warnings_of(caplog) == [
-            f"left out of {root}: folders of classes without a picture: 1 (train/wasps); files that are not named like "
-            "pictures: 1 (notes.txt); pictures that cannot be read: 2 (train/ants/broken one.jpg, "
-            "train/flies/half.png); classes without a picture to train on: 1 (butterflies)"
+            f"left out of {root}: folders of classes without an image: 1 (train/wasps); files that are not named like "
+            "images: 1 (notes.txt); images that cannot be read: 2 (train/ants/broken one.jpg, "
+            "train/flies/half.png); classes without an image to train on: 1 (butterflies)"
         ]
 
 
@@ -156,13 +156,13 @@ def test_a_class_of_which_nothing_can_be_read_may_leave_one_class_alone(
     for path in (root / "train" / "bees").iterdir():
         path.write_text("no picture")
     said = refused()
-    assert said.startswith(f"--data.root {root} has pictures of ants alone to train on, and two classes are the least")
+    assert said.startswith(f"--data.root {root} has images of ants alone to train on, and two classes are the least")
 
 
 def test_what_cannot_be_trained_on_is_refused(project: Path, refused: Callable[..., str]) -> None:
     assert "--data.root /nowhere is not there: it must hold" in refused("--data.root", "/nowhere")
     write_pictures(project / "one" / "ants", 3)
-    assert "has pictures of ants alone to train on" in refused("--data.root", project / "one")
+    assert "has images of ants alone to train on" in refused("--data.root", project / "one")
 
 
 def test_too_few_pictures_of_a_class_are_refused(project: Path, refused: Callable[..., str]) -> None:
@@ -170,7 +170,7 @@ def test_too_few_pictures_of_a_class_are_refused(project: Path, refused: Callabl
     write_pictures(project / "mine" / "bees", 2)
     flags = ["--data.root", project / "mine", "--data.size", 16]
     assert refused(*flags, "--data.val_fraction", 0.45, "--data.test_fraction", 0.45).startswith(
-        f"--data.root {project / 'mine'} has too few pictures of bees to leave one to train on: add some, or lower"
+        f"--data.root {project / 'mine'} has too few images of bees to leave one to train on: add some, or lower"
     )
     assert "--data.val_fraction 0.01 of 22 rows is none: raise it" in refused(*flags, "--data.val_fraction", 0.01)
 
@@ -290,7 +290,7 @@ def test_a_damaged_cache_is_made_anew(root: Path, caplog: pytest.LogCaptureFixtu
 def test_a_cache_of_other_shapes_is_no_cache(root: Path) -> None:
     data = prepared()
     tensors = {"images": torch.zeros(3, 3, 16, 16), "readable": torch.ones(3)}
-    assert data.inconsistency(tensors) == "images of shape (3, 3, 16, 16) for 80 pictures"
+    assert data.inconsistency(tensors) == "images of shape (3, 3, 16, 16) for 80 images"
 
 
 # Training
@@ -327,7 +327,7 @@ def test_a_training_from_flags_to_a_model_that_takes_bytes(
     run = store.find_run("mine", "image-folder")
     assert run.data.params["data.root"] == str(root)
     pictures = {path.stem for path in (store.files_of(run) / "figures").iterdir()}
-    assert pictures == {"accuracy-curves", "learning-curves", *TOPIC.pictures}
+    assert pictures == {"accuracy-curves", "learning-curves", *TOPIC.figures}
     model_id = store.client.search_logged_models([run.info.experiment_id])[0].model_id
     data = prepared()
     rows = data.splits["test"]
@@ -383,6 +383,6 @@ def test_a_folder_that_cannot_be_written_to_is_told(
 def test_real_ants_and_bees_are_told_apart_by_their_folders(real_data: Callable[..., Path]) -> None:
     real_data("hymenoptera")
     data = ImageFolderData(size=8)
-    counts = Counter(str(picture.path.parent.relative_to(data.root)) for picture in data.folder.pictures)
+    counts = Counter(str(picture.path.parent.relative_to(data.root)) for picture in data.folder.files)
     assert counts == {"train/ants": 123, "train/bees": 121, "val/ants": 70, "val/bees": 83}
     assert data.folder.left_out == ()

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from dlcourse.models.convergence import where_it_ended
+from dlcourse.models.convergence import assess_convergence
 from tests.topics.test_gradient_descent import Descended
 
 
 def test_notes() -> None:
-    run = Descended("notes", "study-hours")
+    run = Descended("lecture", "study-hours")
     assert run.weight("w")[-1] == pytest.approx(1.1991, abs=1e-3)
     assert run.weight("b")[-1] == pytest.approx(-2.8968, abs=1e-3)
     assert run.loss[-1] == pytest.approx(1.0462, abs=1e-3)
@@ -19,7 +19,7 @@ def test_notes() -> None:
 
 
 def test_every_epoch_by_hand() -> None:
-    run = Descended("notes", "study-hours", trainer={"max_epochs": 50})
+    run = Descended("lecture", "study-hours", trainer={"max_epochs": 50})
     w, b = 0.2514, 0.1098
     for epoch in range(50):
         probabilities = [1 / (1 + math.exp(-(w * hours + b))) for hours in (1, 2, 3)]
@@ -41,5 +41,5 @@ def test_other_starts_come_near(seed: int) -> None:
 
 
 def test_points_that_can_be_told_apart_have_no_minimum() -> None:
-    run = Descended("notes", "study-hours")
-    assert where_it_ended(run.model, run.data).headline == "unfinished: the loss still falls"
+    run = Descended("lecture", "study-hours")
+    assert assess_convergence(run.model, run.data).sentence == "unfinished: the loss still falls"

@@ -94,11 +94,11 @@ class TestNamesThatAreRefused:
             raise ZeroDivisionError("no picture")
 
         found = topics.find("height-weight")
-        topic = dataclasses.replace(found, pictures={"bad": fails, **found.pictures})
+        topic = dataclasses.replace(found, figures={"bad": fails, **found.pictures})
         result = dlcourse.train(topic, trainer={"max_epochs": 2})
         run = stored(result.run_id)
         assert run.info.status == "FINISHED"
-        assert run.data.tags["dlcourse.verdict"] == result.headline
+        assert run.data.tags["dlcourse.verdict"] == result.sentence
         assert result.lost == {"figures/bad.png": "ZeroDivisionError: no picture"}
         assert "not in the store: figures/bad.png (ZeroDivisionError: no picture)" in result.card
         assert {each.path for each in open_store().client.list_artifacts(result.run_id, "figures")} == {

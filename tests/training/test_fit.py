@@ -226,7 +226,7 @@ def test_what_is_chosen_by_learned_rows_is_told(caplog: pytest.LogCaptureFixture
 
 def test_where_nothing_is_tested_nothing_can_leak() -> None:
     first = trained()
-    assert trained({"val_fraction": 0.0, "test_fraction": 0.0}, init_from=first.run_id).verdict.judged == "train"
+    assert trained({"val_fraction": 0.0, "test_fraction": 0.0}, init_from=first.run_id).verdict.eval_split == "train"
 
 
 def test_contents_of_rows_are_the_same_wherever_they_are() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 import dlcourse
 from dlcourse.cli import main
 from dlcourse.data.rows import TensorRows
-from dlcourse.data.samplers import DealtRows, ShuffledOrder, even_batch_size
+from dlcourse.data.samplers import ShuffledOrder, UnpaddedSampler, even_batch_size
 from dlcourse.errors import CourseError, Interrupted
 from dlcourse.evaluation import baselines
 from dlcourse.settings import Settings
@@ -28,7 +28,7 @@ from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
 from dlcourse.training.callbacks.overfitting import in_turn
 from dlcourse.training.checkpoints import load_checkpoint
-from dlcourse.training.processes import VARIABLES, Plan, helpers
+from dlcourse.training.processes import VARIABLES, Plan, workers
 from tests.samples import Given, Line, numbers
 
 DDP = {"devices": 2, "strategy": "ddp", "accelerator": "cpu"}
@@ -42,7 +42,7 @@ class Odd(Given):
 
 
 class Telling(Line):
-    """A line that keeps an account of the rows each process trains on, and fails in a helper where it is told to."""
+    """A line that keeps an account of the rows each process trains on, and fails in a worker where it is told to."""
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         with Path(f"rows-{self.current_epoch}-{self.global_rank}").open("a") as file:
@@ -119,7 +119,7 @@ def test_two_processes_use_every_row_once_and_keep_one_run(
     # Which could not be if a row were missing or doubled: it would move the mean by more than that.
     model, _ = load_checkpoint(TOPIC, Path(printed["checkpoint"]))
     with torch.no_grad():
-        losses = model.row_losses(model(data.part("val").__getitems__(list(range(len(val))))[0]), val)
+        losses = model.per_sample_loss(model(data.subset("val").__getitems__(list(range(len(val))))[0]), val)
     moves = (losses - losses.mean()) / len(losses)
     assert float(losses.mean()) == pytest.approx(metrics["best/val_loss"], rel=1e-6)
     assert float(moves.abs().min()) > 1e-5 * float(losses.mean())
@@ -139,23 +139,23 @@ def test_a_helper_that_fails_fails_the_run(
     (run,) = training_runs("telling")
     assert run.info.status == "FAILED"
     assert run.data.tags["dlcourse.error"].endswith("ValueError: no more of this")
-    assert "Traceback" in caplog.text, "of the helper"
+    assert "Traceback" in caplog.text, "of the worker"
 
 
-# --- helpers, played by programs that load nothing ---
+# --- workers, played by programs that load nothing ---
 
 READY = "import os, sys, time; os.write(1, b'ready'); os.close(1); "
 
 
 @pytest.fixture
 def team(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], AbstractContextManager[None]]:
-    """Two helpers that run a program."""
+    """Two workers that run a program."""
     data = Odd()
     settings = Settings({}, {}, {})
 
     def start(program: str) -> AbstractContextManager[None]:
         monkeypatch.setattr("dlcourse.training.processes._PROGRAM", program)
-        return helpers(Plan(TOPIC, settings, data.fingerprint, None, project), 3)
+        return workers(Plan(TOPIC, settings, data.fingerprint, None, project), 3)
 
     return start
 
@@ -208,12 +208,14 @@ SHARES = st.integers(1, 8).flatmap(lambda processes: st.tuples(st.just(processes
 def test_measured_rows_are_dealt_out_once_in_equally_many_batches(shared: tuple[int, int], at_least: int) -> None:
     processes, count = shared
     rows = TensorRows(torch.zeros(count, 1), torch.zeros(count), torch.arange(count))
-    shares = [list(DealtRows(rows, processes, rank)) for rank in range(processes)]
+    shares = [list(UnpaddedSampler(rows, processes, rank)) for rank in range(processes)]
     assert sorted(chain(*shares)) == list(range(count))
     size = even_batch_size(count, processes, at_least)
     assert size >= at_least
     assert len({-(-len(share) // size) for share in shares}) == 1
-    assert [len(DealtRows(rows, processes, rank)) for rank in range(processes)] == [len(share) for share in shares]
+    assert [len(UnpaddedSampler(rows, processes, rank)) for rank in range(processes)] == [
+        len(share) for share in shares
+    ]
 
 
 @given(SHARES)

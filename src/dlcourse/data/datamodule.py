@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from dlcourse.data.rows import SPLITS, Batch, Rows, Split, TensorRows
-from dlcourse.data.samplers import DealtRows, ShuffledOrder, as_is, epoch_seed, even_batch_size
-from dlcourse.data.splits import share_rows
+from dlcourse.data.samplers import ShuffledOrder, UnpaddedSampler, epoch_seed, even_batch_size, identity_collate
+from dlcourse.data.splits import stratified_split
 from dlcourse.errors import SettingsError
 from dlcourse.ranges import Fraction, PositiveInt, Seed
 
@@ -81,7 +81,7 @@ class CourseData(L.LightningDataModule, ABC):
     def splits(self) -> dict[Split, Tensor]:
         """The row numbers of each split, in ascending order."""
         labels = self.rows.targets if self.rows.classes else torch.zeros(len(self.rows.targets), dtype=torch.int64)
-        return share_rows(labels.numpy(), self.fractions["val"], self.fractions["test"], self.split_seed)
+        return stratified_split(labels.numpy(), self.fractions["val"], self.fractions["test"], self.split_seed)
 
     @property
     def fingerprint(self) -> str:
@@ -92,7 +92,7 @@ class CourseData(L.LightningDataModule, ABC):
         return digest.hexdigest()[:16]
 
     @property
-    def judged(self) -> Split:
+    def eval_split(self) -> Split:
         """The split that a run is judged by: test rows, else validation rows, else training rows."""
         return next(split for split in ("test", "val", "train") if len(self.splits[split]))
 
@@ -112,10 +112,10 @@ class CourseData(L.LightningDataModule, ABC):
         """Mean and standard deviation of the training rows' inputs, by feature, or by channel for images."""
         inputs = self.rows.inputs[self.splits["train"]].to(torch.float64)
         over = [0, *range(2, inputs.ndim)]
-        mean, deviation = inputs.mean(over), inputs.std(over, correction=0)
+        mean, std = inputs.mean(over), inputs.std(over, correction=0)
         if not self.standardize:
-            mean, deviation = torch.zeros_like(mean), torch.ones_like(deviation)
-        return mean.float(), torch.where(deviation > 0, deviation, 1.0).float()
+            mean, std = torch.zeros_like(mean), torch.ones_like(std)
+        return mean.float(), torch.where(std > 0, std, 1.0).float()
 
     def fold(self, number: int, folds: int, repeat: int = 0) -> None:
         """Make test rows of one of ``folds`` equal parts of all rows, stratified for classes.
@@ -133,7 +133,7 @@ class CourseData(L.LightningDataModule, ABC):
         seed = epoch_seed(self.split_seed, repeat)
         dealer = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)  # numpy takes no larger one
         rest, test = list(dealer.split(targets, targets))[number]
-        inner = share_rows(targets[rest], self.fractions["val"], 0, seed)
+        inner = stratified_split(targets[rest], self.fractions["val"], 0, seed)
         self.splits = {split: torch.from_numpy(rest)[inner[split]] for split in ("train", "val")}
         self.splits["test"] = torch.from_numpy(test)
         self.__dict__.pop("scaling", None)
@@ -147,7 +147,7 @@ class CourseData(L.LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         _ = self.splits
 
-    def at_hand(self) -> Batch:
+    def tensors(self) -> Batch:
         """Every input and target: on the GPU that trains where half of its free memory is enough, else as loaded."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if device.type != "cuda":
@@ -159,8 +159,8 @@ class CourseData(L.LightningDataModule, ABC):
             self._on_device = self.rows.inputs.to(device), self.rows.targets.to(device)
         return self._on_device
 
-    def part(self, split: Split) -> "TensorRows":
-        return TensorRows(*self.at_hand(), self.splits[split])
+    def subset(self, split: Split) -> "TensorRows":
+        return TensorRows(*self.tensors(), self.splits[split])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         if batch[0].device == device:  # rows that are kept there already
@@ -173,26 +173,26 @@ class CourseData(L.LightningDataModule, ABC):
             self.training_rows(),
             self.batch_size,
             sampler=self.train_order(),
-            collate_fn=as_is,
+            collate_fn=identity_collate,
             generator=torch.Generator(),
         )
 
     def training_rows(self) -> "TensorRows":
-        return self.part("train")
+        return self.subset("train")
 
     def train_order(self) -> Sampler[int]:
         """Shuffled, in an order that the global seed and the epoch alone decide."""
         return ShuffledOrder(len(self.splits["train"]), torch.initial_seed())
 
-    def ordered(self, split: Split) -> DataLoader[Batch]:
+    def eval_dataloader(self, split: Split) -> DataLoader[Batch]:
         """The rows of a split in their own order, for measuring."""
-        return self._ordered(self.splits[split])
+        return self._eval_dataloader(self.splits[split])
 
-    def _ordered(self, rows: Tensor, processes: int = 1, rank: int = 0) -> DataLoader[Batch]:
-        part = TensorRows(*self.at_hand(), rows)
-        dealt = DealtRows(part, processes, rank) if processes > 1 else None
+    def _eval_dataloader(self, rows: Tensor, processes: int = 1, rank: int = 0) -> DataLoader[Batch]:
+        part = TensorRows(*self.tensors(), rows)
+        dealt = UnpaddedSampler(part, processes, rank) if processes > 1 else None
         size = even_batch_size(len(part), processes, max(self.batch_size, 1024))
-        return DataLoader(part, size, sampler=dealt, collate_fn=as_is, generator=torch.Generator())
+        return DataLoader(part, size, sampler=dealt, collate_fn=identity_collate, generator=torch.Generator())
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """The validation rows, and beside them training rows to be measured likewise, so that a gap can be seen.
@@ -206,7 +206,7 @@ class CourseData(L.LightningDataModule, ABC):
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.split_seed))
         measured = [val, train[order[: max(len(val), 1000)].sort().values]]
         place = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return [self._ordered(rows, *place) for rows in measured]
+        return [self._eval_dataloader(rows, *place) for rows in measured]
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        return self.ordered("test") if len(self.splits["test"]) else []
+        return self.eval_dataloader("test") if len(self.splits["test"]) else []

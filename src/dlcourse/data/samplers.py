@@ -28,7 +28,7 @@ class ShuffledOrder(Sampler[int]):
         return iter(torch.randperm(self.length, generator=generator).tolist())
 
 
-class DealtRows(DistributedSampler[Any]):
+class UnpaddedSampler(DistributedSampler[Any]):
     """Every row to exactly one of several processes, in turn.
 
     Lightning's own sampler for several processes makes their shares equal by giving some rows twice, which is a little
@@ -47,7 +47,7 @@ class DealtRows(DistributedSampler[Any]):
 
 
 def even_batch_size(rows: int, processes: int, at_least: int) -> int:
-    """The smallest batch size from ``at_least`` on that gives all of `DealtRows`' shares the same number of batches.
+    """The smallest batch size from ``at_least`` on that gives every process's share the same number of batches.
 
     A process with one batch more than the others would wait for them for ever. There must be a row for each process.
     """
@@ -63,6 +63,6 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def as_is(batch: Any) -> Any:
+def identity_collate(batch: Any) -> Any:
     """Batches come whole from `TensorRows`: there is nothing to collate."""
     return batch

@@ -10,7 +10,7 @@ from dlcourse.data.rows import SPLITS, Split
 from dlcourse.errors import SettingsError
 
 
-def share_rows(labels: np.ndarray[Any, Any], val: float, test: float, seed: int) -> dict[Split, Tensor]:
+def stratified_split(labels: np.ndarray[Any, Any], val: float, test: float, seed: int) -> dict[Split, Tensor]:
     """Row numbers of each split.
 
     Each class is shared out by the fractions, to within one row a class and half a row in all.

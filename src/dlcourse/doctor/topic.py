@@ -141,7 +141,7 @@ def check_split(data: CourseData) -> Finding:
 
 def check_shapes(model: CourseModel, data: CourseData) -> Finding:
     """A batch goes through: N x outputs come out of it, and N finite losses."""
-    part = data.part("train")
+    part = data.subset("train")
     inputs, targets = part.__getitems__(list(range(min(data.batch_size, len(part)))))
     with torch.no_grad():
         outputs = model.eval()(inputs)
@@ -149,7 +149,7 @@ def check_shapes(model: CourseModel, data: CourseData) -> Finding:
         if list(outputs.shape) != [len(inputs), data.outputs]:
             remedy = "look at the network's last layer"
             return Finding("shapes", False, f"{text} instead of {[len(inputs), data.outputs]}", remedy)
-        losses = model.row_losses(outputs, targets)
+        losses = model.per_sample_loss(outputs, targets)
     if list(losses.shape) != [len(inputs)]:
         return Finding("shapes", False, f"{text} and losses of {list(losses.shape)} instead of {[len(inputs)]}")
     return Finding("shapes", bool(losses.isfinite().all()), f"{text} and a loss of {float(losses.mean()):.4g}")
@@ -189,7 +189,7 @@ def check_gradients(model: CourseModel, data: CourseData) -> Finding:
     """
     draw = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(data.splits["train"]), generator=draw)[:ROWS]
-    inputs, targets = data.part("train").__getitems__(rows.tolist())
+    inputs, targets = data.subset("train").__getitems__(rows.tolist())
     targets = targets.double() if targets.is_floating_point() else targets
     model = copy.deepcopy(model).double().eval()
     parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
@@ -198,7 +198,7 @@ def check_gradients(model: CourseModel, data: CourseData) -> Finding:
 
     def loss() -> Tensor:
         torch.manual_seed(0)  # what a model draws, it must draw alike each time
-        return model.row_losses(model(inputs), targets).mean()
+        return model.per_sample_loss(model(inputs), targets).mean()
 
     with torch.random.fork_rng(devices=[]):
         gradients = torch.autograd.grad(loss(), list(parameters.values()), allow_unused=True)

@@ -21,12 +21,12 @@ from dlcourse.topics import Topic
 class Assessment:
     """What a trained model came to.
 
-    ``judged`` is the evaluation of the judged rows, on which ``baselines`` are measured. ``shared_rows`` is how many of
-    those are training rows again, by input and target.
+    ``evaluation`` is that of the rows the model is judged by; the ``baselines`` are measured on the same rows.
+    ``shared_rows`` is how many of them are training rows again, by input and target.
     """
 
     evaluations: dict[Split, Evaluation]
-    judged: Evaluation
+    evaluation: Evaluation
     baselines: dict[str, Evaluation]
     verdict: Verdict
     shared_rows: int
@@ -43,9 +43,9 @@ def fitting_rows(data: CourseData) -> tuple[Tensor, Tensor]:
 
 def fit_baselines(topic: Topic, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
     """Each baseline, fitted on the training rows and measured on the judged ones by the model's metrics."""
-    seen, judged = fitting_rows(data), data.rows.inputs[data.splits[data.judged]]
+    seen, judged = fitting_rows(data), data.rows.inputs[data.splits[data.eval_split]]
     return {
-        name: evaluate_outputs(model, data, data.judged, baseline(*seen)(judged))
+        name: evaluate_outputs(model, data, data.eval_split, baseline(*seen)(judged))
         for name, baseline in topic.baselines.items()
     }
 
@@ -74,7 +74,7 @@ def assess(
         kept_epoch: The epoch that the weights come from.
     """
     evaluations = {split: evaluate(trainer, model, data, split) for split in splits if len(data.splits[split])}
-    measured = evaluations[data.judged]
+    measured = evaluations[data.eval_split]
     others = baselines(topic, data, model) if data.rows.targets.numel() else {}  # else there is nothing to predict
 
     def shuffled(order: Tensor) -> dict[str, Tensor]:
@@ -89,12 +89,12 @@ def assess(
             measured,
             shuffled,
             others,
-            model.headline,
-            higher_is_better=model.headline not in model.errors,
+            model.primary_metric,
+            higher_is_better=model.primary_metric not in model.lower_is_better,
             training_classes=classes,
             curves=curves,
             kept_epoch=kept_epoch,
         )
     )
-    shared = 0 if data.judged == "train" else data.rows.count_shared(data.splits[data.judged], train)
+    shared = 0 if data.eval_split == "train" else data.rows.count_shared(data.splits[data.eval_split], train)
     return Assessment(evaluations, measured, others, verdict, shared)

@@ -125,11 +125,11 @@ def _linear(inputs: Tensor, targets: Tensor, penalty: float) -> Predictor:
     """Least squares with a penalty on every weight but the bias; the shortest solution where there are several."""
     inputs, targets = inputs.double().flatten(1), targets.double()
     centre, level = inputs.mean(0), targets.mean(0)
-    deviation = inputs.std(0, correction=0)
-    deviation = torch.where(deviation > 0, deviation, 1.0)
+    std = inputs.std(0, correction=0)
+    std = torch.where(std > 0, std, 1.0)
 
     def scaled(rows: Tensor) -> Tensor:
-        return (rows.double().flatten(1) - centre) / deviation
+        return (rows.double().flatten(1) - centre) / std
 
     rows = scaled(inputs)
     normal = rows.T @ rows + penalty * torch.eye(rows.shape[1], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Experiments side by side: each trained with as many seeds, in one table and one picture."""
+"""Experiments side by side: each trained with as many seeds, in one table and one figure."""
 
 import logging
 import math
@@ -125,7 +125,7 @@ def _chosen_by(results: dict[str, list[Result]]) -> tuple[str, Split]:
     Validation rows, so that test rows do not choose; training rows where no experiment has any.
     """
     trained = [each for experiment in results.values() for each in experiment]
-    metric = next((each for each in trained if each.headline != "diverged"), trained[0]).headline_metric
+    metric = next((each for each in trained if each.sentence != "diverged"), trained[0]).primary_metric
     return metric, "val" if any(f"val/{metric}" in each.history for each in trained) else "train"
 
 
@@ -136,7 +136,7 @@ def _figures(results: list[Result], metric: str, split: Split) -> list[float]:
         # After a refit the validation rows are training rows: what counts is what they chose by.
         chosen = dict(each.history.get(f"{split}/{metric}", [])).get(int(each.metrics["best/epoch"]))
         figure = each.metrics.get(f"best/{split}_{metric}", chosen)
-        if figure is not None and each.headline != "diverged":
+        if figure is not None and each.sentence != "diverged":
             figures.append(figure)
     return figures
 
@@ -147,7 +147,7 @@ def _rank(results: list[Result], metric: str, split: Split) -> float:
     if len(figures) < len(results):
         return math.inf
     model = results[0].model
-    return statistics.mean(figures) * (1 if model is None or metric in model.errors else -1)
+    return statistics.mean(figures) * (1 if model is None or metric in model.lower_is_better else -1)
 
 
 def _cells(results: list[Result], metric: str, split: Split) -> list[str]:
@@ -156,9 +156,9 @@ def _cells(results: list[Result], metric: str, split: Split) -> list[str]:
     losses = [each.history["train/loss"][-1][1] for each in results if each.history.get("train/loss")]
     spread = f"{min(values):.4g} to {max(values):.4g}" if values else ""
     means = [f"{statistics.mean(each):.4g}" if each else "none" for each in (values, tested, losses)]
-    headlines = [each.headline for each in results]
-    counts = [(headlines.count(headline), headline) for headline in dict.fromkeys(headlines)]
-    said = "; ".join(headline if count == len(headlines) else f"{count} x {headline}" for count, headline in counts)
+    sentences = [each.sentence for each in results]
+    counts = [(sentences.count(sentence), sentence) for sentence in dict.fromkeys(sentences)]
+    said = "; ".join(sentence if count == len(sentences) else f"{count} x {sentence}" for count, sentence in counts)
     return [means[0], spread, *means[1:], said]
 
 

@@ -36,7 +36,7 @@ class Estimate:
     """
 
     mean: float
-    deviation: float
+    std: float
     low: float
     high: float
 
@@ -46,10 +46,10 @@ class Estimate:
 
 def estimate(values: list[float], folds: int) -> Estimate:
     """From one value a fold; K R values for R repeats of K folds."""
-    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    error = deviation * (1 / len(values) + 1 / (folds - 1)) ** 0.5
+    mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
+    error = std * (1 / len(values) + 1 / (folds - 1)) ** 0.5
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
-    return Estimate(mean, deviation, mean - half, mean + half)
+    return Estimate(mean, std, mean - half, mean + half)
 
 
 def compare(values: list[float], others: list[float], folds: int, higher_is_better: bool) -> Difference:
@@ -77,7 +77,7 @@ class CrossValidation:
     estimates: dict[str, Estimate]
     baselines: dict[str, dict[str, Estimate]]
     differences: dict[str, dict[str, Difference]]
-    headline: str
+    sentence: str
     card: str
     lost: dict[str, str]
     """What is not in the store, and why."""
@@ -108,9 +108,15 @@ def run_folds(
                     run.log_params({"fold": number, "repeat": repeat})
                     model, assessment = _fold(topic, run, data, settings)
                 assessments.append(assessment)
-                metrics = assessment.judged.metrics
+                metrics = assessment.evaluation.metrics
                 parent.log_metrics({f"fold/{metric}": value for metric, value in metrics.items()}, place)
-                log.info("fold %d/%d  %s %.4g", place, folds * repeats - 1, model.headline, metrics[model.headline])
+                log.info(
+                    "fold %d/%d  %s %.4g",
+                    place,
+                    folds * repeats - 1,
+                    model.primary_metric,
+                    metrics[model.primary_metric],
+                )
         return _summary(topic, parent, model, folds, repeats, assessments)
 
 
@@ -126,7 +132,7 @@ def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple
         assessment = assess(
             topic, fitted.trainer, fitted.model, data, splits=["test"], curves=run.history, kept_epoch=fitted.epoch
         )
-    run.log_metrics({f"test/{metric}": value for metric, value in assessment.judged.metrics.items()})
+    run.log_metrics({f"test/{metric}": value for metric, value in assessment.evaluation.metrics.items()})
     run.log_metrics({"best/epoch": fitted.epoch})
     return fitted.model, assessment
 
@@ -134,8 +140,8 @@ def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple
 def _summary(
     topic: Topic, run: Run, model: CourseModel, folds: int, repeats: int, assessments: list[Assessment]
 ) -> CrossValidation:
-    names = list(assessments[0].judged.metrics)
-    values = {name: [each.judged.metrics[name] for each in assessments] for name in names}
+    names = list(assessments[0].evaluation.metrics)
+    values = {name: [each.evaluation.metrics[name] for each in assessments] for name in names}
     of_baselines = {
         baseline: {name: [each.baselines[baseline].metrics[name] for each in assessments] for name in names}
         for baseline in assessments[0].baselines
@@ -146,15 +152,17 @@ def _summary(
         for baseline, theirs in of_baselines.items()
     }
     differences = {
-        baseline: {name: compare(values[name], theirs[name], folds, name not in model.errors) for name in names}
+        baseline: {
+            name: compare(values[name], theirs[name], folds, name not in model.lower_is_better) for name in names
+        }
         for baseline, theirs in of_baselines.items()
     }
-    headline = _headline(model, assessments, baselines, differences)
+    sentence = _sentence(model, assessments, baselines, differences)
     for name, each in estimates.items():
         run.log_metrics(
             {
                 f"test/{name}": each.mean,
-                f"test/{name}_standard_deviation": each.deviation,
+                f"test/{name}_std": each.std,
                 f"test/{name}_low": each.low,
                 f"test/{name}_high": each.high,
             }
@@ -169,21 +177,21 @@ def _summary(
                     f"{baseline}/{name}_difference_high": difference.high,
                 }
             )
-    card = _card(topic, run, folds, repeats, headline, estimates, baselines, differences)
+    card = _card(topic, run, folds, repeats, sentence, estimates, baselines, differences)
     run.set_tags(
         {
             "mlflow.note.content": f"```\n{card}\n```",
-            "dlcourse.verdict": headline,
-            "dlcourse.learned": str(headline.startswith("learned:")).lower(),
+            "dlcourse.verdict": sentence,
+            "dlcourse.learned": str(sentence.startswith("learned:")).lower(),
         }
     )
     return CrossValidation(
         topic.name, run.run_id, run.name, run.store.shown, folds, repeats, estimates, baselines, differences,
-        headline, card, run.lost,
+        sentence, card, run.lost,
     )  # fmt: skip
 
 
-def _headline(
+def _sentence(
     model: CourseModel,
     assessments: list[Assessment],
     baselines: Mapping[str, Mapping[str, Estimate]],
@@ -191,15 +199,15 @@ def _headline(
 ) -> str:
     """Like the verdict on one split: against the trivial baseline first, then against the best other."""
     trivial, *others = baselines
-    quantities = dict.fromkeys(("loss", model.headline))
-    deviation = float(np.mean([each.baselines[trivial].losses.std(correction=0) for each in assessments]))
-    enough = -differences[trivial]["loss"].mean >= LEAST_EFFECT * deviation
+    quantities = dict.fromkeys(("loss", model.primary_metric))
+    std = float(np.mean([each.baselines[trivial].losses.std(correction=0) for each in assessments]))
+    enough = -differences[trivial]["loss"].mean >= LEAST_EFFECT * std
     better = [name for name in quantities if differences[trivial][name].comparison == "better"]
     if not better or (better == ["loss"] and not enough):
         return f"learned nothing that these folds show: not better than {trivial}"
     best = min(others, key=lambda name: baselines[name]["loss"].mean, default=trivial)
     judged = {name: differences[best][name] for name in quantities}
-    if differences[best]["loss"] == differences[best][model.headline]:
+    if differences[best]["loss"] == differences[best][model.primary_metric]:
         judged.pop("loss")
     return f"learned: {against(best, judged, 'these folds', 'the setting')}"
 
@@ -209,12 +217,12 @@ def _card(
     run: Run,
     folds: int,
     repeats: int,
-    headline: str,
+    sentence: str,
     estimates: Mapping[str, Estimate],
     baselines: Mapping[str, Mapping[str, Estimate]],
     differences: Mapping[str, Mapping[str, Difference]],
 ) -> str:
-    lines = [("verdict", headline)]
+    lines = [("verdict", sentence)]
     for name, mine in estimates.items():
         lines.append((f"test {name}", str(mine)))
         for baseline, theirs in baselines.items():

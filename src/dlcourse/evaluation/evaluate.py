@@ -38,7 +38,7 @@ def evaluate(trainer: L.Trainer, model: CourseModel, data: CourseData, split: Sp
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    measured = tester.test(model, dataloaders=data.ordered(split), verbose=False)[0]
+    measured = tester.test(model, dataloaders=data.eval_dataloader(split), verbose=False)[0]
     metrics = {name.removeprefix("test/"): value for name, value in measured.items()}
     return _evaluation(model, data, split, torch.cat(kept.batches).cpu(), metrics)
 
@@ -61,5 +61,5 @@ def _evaluation(
 
 def values_of(model: CourseModel, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Each row's scores, and its "loss": float64, N each."""
-    scores = {name: values.double() for name, values in model.row_scores(outputs, targets).items()}
-    return {**scores, "loss": model.row_losses(outputs, targets).double()}
+    scores = {name: values.double() for name, values in model.per_sample_metrics(outputs, targets).items()}
+    return {**scores, "loss": model.per_sample_loss(outputs, targets).double()}

@@ -63,14 +63,14 @@ NO_DIFFERENCE = Difference(0.0, 0.0, 0.0, "not told apart")
 class Verdict:
     """What one run shows of one model. Of its settings only several seeds would tell.
 
-    ``headline`` begins with one of: diverged, learned nothing, learned, fitted, stuck, unfinished, converged.
+    ``sentence`` begins with one of: diverged, learned nothing, learned, fitted, stuck, unfinished, converged.
     ``learned`` is None where it cannot be known, since every row was a training row. ``p_values`` are those of the
     permutation tests and ``differences`` those to each baseline: of "loss", and of the primary metric if it is another.
     """
 
-    headline: str
+    sentence: str
     learned: bool | None
-    judged: Split
+    eval_split: Split
     p_values: dict[str, float]
     differences: dict[str, dict[str, Difference]]
     advice: str = ""
@@ -101,7 +101,7 @@ def judge(
     It has learned if its loss is lower with the rows' own targets than with shuffled ones (a permutation test: Good
     2005, chapter 3) and lower than the trivial baseline's by `LEAST_EFFECT`; or if the same holds of its primary
     metric, and a paired test calls that better too. Training rows cannot show learning, since a network can learn them
-    by heart: of them the headline says how well they are fitted.
+    by heart: of them the sentence says how well they are fitted.
 
     Args:
         measured: The model's evaluation.
@@ -123,8 +123,8 @@ def judge(
     best = min(others, key=lambda name: float(baselines[name].losses.mean()), default=trivial)
     curves = curves or {}
     if measured.split == "train":
-        headline, advice = _fitted(measured, baselines, primary_metric, best, any(gains.values()), curves)
-        return Verdict(headline, None if any(gains.values()) else False, "train", {}, differences, advice)
+        sentence, advice = _fitted(measured, baselines, primary_metric, best, any(gains.values()), curves)
+        return Verdict(sentence, None if any(gains.values()) else False, "train", {}, differences, advice)
     p_values = permutation_test({quantity: values[quantity] for quantity in quantities}, quantities, shuffled)
     learned = {quantity: p_values[quantity] <= LEVEL and gains[quantity] for quantity in quantities}
     if primary_metric in learned:
@@ -132,23 +132,23 @@ def judge(
     rows = f"these {len(measured.targets)} {ROWS_OF[measured.split]}"
     advice = ""
     if not any(learned.values()):
-        headline = f"learned nothing that {rows} show: not better than {trivial}"
+        sentence = f"learned nothing that {rows} show: not better than {trivial}"
     elif not gains["loss"]:
         is_worse = differences[trivial]["loss"].comparison == "worse"
         said = "worse than" if is_worse else "not known to be better than"
-        headline = f"learned: better {primary_metric} than {trivial}, but its loss is {said} that"
+        sentence = f"learned: better {primary_metric} than {trivial}, but its loss is {said} that"
         if training_classes:
-            headline = (
+            sentence = (
                 f"learned: classifies better than {trivial}, but its probabilities are {said} the classes' shares"
             )
             advice = _calibrate(curves.get("val/loss", ()), kept_epoch) if is_worse else ""
     elif learned["loss"] and differences[trivial].get(primary_metric, NO_DIFFERENCE).comparison == "worse":
-        headline = f"learned: a better loss than {trivial}, but a worse {primary_metric}"
+        sentence = f"learned: a better loss than {trivial}, but a worse {primary_metric}"
     else:
-        headline = f"learned: {against(best, differences[best], rows)}"
-        if best == trivial and "better" not in headline:  # known by the permutation test, which takes fewer rows
-            headline = headline.replace("learned:", "learned: its outputs follow the targets, but")
-    return Verdict(headline, any(learned.values()), measured.split, p_values, differences, advice)
+        sentence = f"learned: {against(best, differences[best], rows)}"
+        if best == trivial and "better" not in sentence:  # known by the permutation test, which takes fewer rows
+            sentence = sentence.replace("learned:", "learned: its outputs follow the targets, but")
+    return Verdict(sentence, any(learned.values()), measured.split, p_values, differences, advice)
 
 
 def quantities_of(measured: Evaluation, primary_metric: str, higher_is_better: bool) -> dict[str, bool]:

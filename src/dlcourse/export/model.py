@@ -23,7 +23,7 @@ from dlcourse.tracking.run import Run
 from dlcourse.tracking.store import Store
 
 
-class Answers(nn.Module):
+class PredictionModule(nn.Module):
     """What is exported: raw inputs to predictions (values, or probabilities)."""
 
     def __init__(self, model: CourseModel) -> None:
@@ -53,7 +53,7 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:
     inputs = inputs if len(inputs) > 1 else inputs.repeat(2, *[1] * (inputs.ndim - 1))
     model = model.cpu().eval()
     model.trainer = None  # no part of what is exported
-    answers = Answers(model).eval()
+    answers = PredictionModule(model).eval()
     with torch.no_grad():
         expected = answers(inputs)
     logged = client.create_logged_model(run.experiment_id, "model", source_run_id=run.run_id, model_type="pytorch")

@@ -24,7 +24,7 @@ LIKE_AIRBENCH: dict[str, Any] = {
     "model.optimizer": "nesterov",
     "model.momentum": 0.85,
     "model.schedule": "triangle",
-    "model.decoupled": True,
+    "model.lr_per_1024_samples": True,
     "model.bias_lr_factor": 64.0,
     "model.lookahead": True,
     "trainer.patience": None,
@@ -37,8 +37,8 @@ class ImageClassifier(Classifier, ABC):
     """A classifier of images, N x C x H x W.
 
     Args:
-        decoupled: State lr as what 1024 rows come to in all the steps that they have a part in, so that it need not
-            change with batch size and momentum (Jordan 2024, section 3.4); sgd and nesterov only.
+        lr_per_1024_samples: State lr as the change that 1024 samples make over all the steps they take part in, so that
+            it need not change with batch size and momentum (Jordan 2024, section 3.4); sgd and nesterov only.
         bias_lr_factor: By how much the learning rate of biases is larger; their weight decay is as much smaller. For
             sgd and nesterov only: Adam's steps are as long as its learning rate, whatever the gradient.
         label_smoothing: Share of each target that is spread over all classes, in training alone.
@@ -51,14 +51,14 @@ class ImageClassifier(Classifier, ABC):
             to repay the half minute that it takes; on a CPU the compiled step was the slower one.
     """
 
-    told_apart = MappingProxyType({"accuracy_flip": "with each image and its mirror image together"})
+    extra_test_metrics = MappingProxyType({"accuracy_flip": "with each image and its mirror image together"})
 
     def __init__(
         self,
         shape: Sequence[int],
         outputs: int,
         *,
-        decoupled: bool = False,
+        lr_per_1024_samples: bool = False,
         bias_lr_factor: PositiveFloat = 1.0,
         label_smoothing: Fraction = 0.0,
         lookahead: bool = False,
@@ -68,7 +68,7 @@ class ImageClassifier(Classifier, ABC):
         **settings: Any,
     ) -> None:
         super().__init__(shape, outputs, **settings)
-        self.decoupled, self.bias_lr_factor = decoupled, bias_lr_factor
+        self.lr_per_1024_samples, self.bias_lr_factor = lr_per_1024_samples, bias_lr_factor
         self.label_smoothing, self.lookahead = label_smoothing, lookahead
         self.test_flip, self.channels_last, self.compiles = test_flip, channels_last, compile
         self.batch_rows = ROWS_OF_LR
@@ -78,7 +78,7 @@ class ImageClassifier(Classifier, ABC):
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
         super().check_settings(settings)
-        of_sgd = {"decoupled": False, "bias_lr_factor": 1}  # each with the value at which it does nothing
+        of_sgd = {"lr_per_1024_samples": False, "bias_lr_factor": 1}  # each with the value at which it does nothing
         set_here = [name for name, nothing in of_sgd.items() if settings.get(name, nothing) != nothing]
         if settings.get("optimizer") in ("adam", "adamw") and set_here:
             add = " ".join(f"--model.{name} {str(of_sgd[name]).lower()}" for name in set_here)
@@ -88,8 +88,8 @@ class ImageClassifier(Classifier, ABC):
             )
 
     @property
-    def laid_out(self) -> str | None:
-        return super().laid_out or ("--model.lookahead true" if self.lookahead else None)
+    def fixed_length_setting(self) -> str | None:
+        return super().fixed_length_setting or ("--model.lookahead true" if self.lookahead else None)
 
     def prepare(self, data: CourseData) -> None:
         super().prepare(data)
@@ -142,7 +142,7 @@ class ImageClassifier(Classifier, ABC):
     def optimizer_groups(self) -> list[dict[str, Any]]:
         """Biases, of convolutions as of normalisation, apart from all other parameters."""
         lr, factor = self.lr, self.bias_lr_factor
-        if self.decoupled:
+        if self.lr_per_1024_samples:
             lr *= self.batch_rows * self.trainer.world_size / ROWS_OF_LR / (1 + 1 / (1 - self.momentum))
         trained = [(name, each) for name, each in self.named_parameters() if each.requires_grad]
         biases = [each for name, each in trained if name.endswith("bias")]

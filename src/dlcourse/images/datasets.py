@@ -18,7 +18,7 @@ from dlcourse.data import bundled as datasets
 from dlcourse.data.datamodule import data_folder
 from dlcourse.data.downloads import UnavailableError, download
 from dlcourse.data.rows import Rows, Split
-from dlcourse.data.splits import share_rows
+from dlcourse.data.splits import stratified_split
 from dlcourse.errors import SettingsError, one_line
 from dlcourse.images import augmentation
 from dlcourse.images.decoded import DecodedImages
@@ -104,11 +104,11 @@ class ImageData(DecodedImages, ABC):
             CourseError: The whole set is asked for and cannot be had, or there is nowhere to keep it.
         """
         if self.source == "auto":
-            self.hparams["source"] = self.source = self._understood()
+            self.hparams["source"] = self.source = self.with_resolved_auto()
         if self.source == "full":
             super().prepare_data()
 
-    def _understood(self) -> Literal["full", "sample"]:
+    def with_resolved_auto(self) -> Literal["full", "sample"]:
         place = self.cache.absolute()
         if place not in _unavailable:
             try:
@@ -151,7 +151,7 @@ class ImageData(DecodedImages, ABC):
             raise SettingsError(
                 f"--data.val_rows {self.val_rows} of {first_test} training images leave none to train on: lower it"
             )
-        parts = share_rows(labels[:first_test], self.val_rows / first_test, 0.0, self.split_seed)
+        parts = stratified_split(labels[:first_test], self.val_rows / first_test, 0.0, self.split_seed)
         return {**parts, "test": torch.arange(first_test, len(labels))}
 
     def fold(self, number: int, folds: int, repeat: int = 0) -> None:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.downloads import whole_file
 from dlcourse.data.rows import Batch, TensorRows
-from dlcourse.data.samplers import as_is
+from dlcourse.data.samplers import identity_collate
 from dlcourse.errors import CourseError, one_line
 
 log = logging.getLogger(__name__)
@@ -118,8 +118,8 @@ class DecodedImages(CourseData, ABC):
             counts += torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(channels)])
         shares = counts.double() / counts.sum(1, keepdim=True)
         mean = shares @ values
-        deviation = (shares @ values.square() - mean.square()).clamp(min=0).sqrt()
-        return mean.float(), torch.where(deviation > 0, deviation, 1.0).float()
+        std = (shares @ values.square() - mean.square()).clamp(min=0).sqrt()
+        return mean.float(), torch.where(std > 0, std, 1.0).float()
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches; with row numbers where images are augmented, since each is flipped in its turn.
@@ -127,13 +127,13 @@ class DecodedImages(CourseData, ABC):
         A single image that is left over is left out: batch normalisation could not measure it.
         """
         kind = NumberedRows if self.augments else TensorRows
-        part = kind(*self.at_hand(), self.splits["train"])
+        part = kind(*self.tensors(), self.splits["train"])
         one_left = len(part) > 1 and len(part) % self.batch_size == 1
         return DataLoader(
             part,
             self.batch_size,
             sampler=self.train_order(),
-            collate_fn=as_is,
+            collate_fn=identity_collate,
             drop_last=one_left,
             generator=torch.Generator(),
         )

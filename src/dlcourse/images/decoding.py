@@ -1,4 +1,4 @@
-"""Picture files to images of one size, whatever the files hold."""
+"""Image files to tensors of one size, whatever the files hold."""
 
 import os
 import sys
@@ -18,13 +18,13 @@ WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def decoded(path: Path, size: int) -> Tensor:
-    """The middle square of a picture, 3 x size x size, uint8, as a viewer shows it.
+    """The middle square of an image, 3 x size x size, uint8, as a viewer shows it.
 
     Turned as its EXIF data say; the first frame of an animation; on white where it is transparent; grey as red, green
     and blue alike.
 
     Raises:
-        Exception: The file is no whole picture; which kind, Pillow does not tell.
+        Exception: The file is no whole image; which kind, Pillow does not tell.
     """
     with Image.open(path) as file:
         if file.format == "JPEG":
@@ -36,7 +36,7 @@ def decoded(path: Path, size: int) -> Tensor:
 
 
 def decode_all(paths: Sequence[Path], size: int) -> Iterator[Tensor | None]:
-    """Each picture in turn, None for one that cannot be read, by all cores; with a bar on a terminal."""
+    """Each image in turn, None for one that cannot be read, by all cores; with a bar on a terminal."""
 
     def attempt(path: Path) -> Tensor | None:
         try:

@@ -21,7 +21,7 @@ MORTAR = np.array([198, 219, 239], dtype=np.uint8)
 """The colour between tiles, which no grey image has."""
 
 
-def augmented(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+def augmented(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
     """The first training images of each class (of the first `MOST_CLASSES`), and what two epochs see of them."""
     assert isinstance(data, DecodedImages)
     train = data.splits["train"]
@@ -44,26 +44,26 @@ def augmented(model: CourseModel, data: CourseData, judged: Evaluation) -> Figur
     return figure
 
 
-def confident_mistakes(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+def confident_mistakes(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
     """The rows that the model is wrong about with the highest probability, most certain first."""
-    probabilities, given = model.predictions(judged.outputs).max(1)
-    wrong = (given != judged.targets).nonzero()[:, 0]
+    probabilities, given = model.predictions(evaluation.outputs).max(1)
+    wrong = (given != evaluation.targets).nonzero()[:, 0]
     worst = wrong[probabilities[wrong].argsort(descending=True, stable=True)][:MISTAKES]
     lines = max(math.ceil(len(worst) / COLUMNS_OF_MISTAKES), 1)
     figure = Figure(figsize=(1.75 * COLUMNS_OF_MISTAKES, 0.6 + 2.2 * lines), layout="constrained")
-    title = f"Most confident mistakes: {len(worst)} of {len(wrong)} among {len(given)} {NAMES[judged.split]} rows"
-    figure.suptitle(title if len(wrong) else f"No mistakes among {len(given)} {NAMES[judged.split]} rows")
-    images = data.rows.inputs[data.splits[judged.split][worst]]
+    title = f"Most confident mistakes: {len(worst)} of {len(wrong)} among {len(given)} {NAMES[evaluation.split]} rows"
+    figure.suptitle(title if len(wrong) else f"No mistakes among {len(given)} {NAMES[evaluation.split]} rows")
+    images = data.rows.inputs[data.splits[evaluation.split][worst]]
     for place, (row, image) in enumerate(zip(worst.tolist(), images, strict=True), start=1):
         axes = figure.add_subplot(lines, COLUMNS_OF_MISTAKES, place)
         axes.imshow(_pixels(image), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
-        name, true = (data.rows.classes[int(each[row])] for each in (given, judged.targets))
+        name, true = (data.rows.classes[int(each[row])] for each in (given, evaluation.targets))
         axes.set_title(f"said: {name}, {probabilities[row]:.0%}\nis: {true}", fontsize=9)
     return figure
 
 
-def first_layer_filters(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+def first_layer_filters(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
     """The weights by which each channel, or unit, of the first layer looks at pixels, each scaled to its own range."""
     first = next(each for each in model.network.modules() if isinstance(each, (nn.Conv2d, nn.Linear)))
     weights = first.weight.detach().view(len(first.weight), -1, *_window(first, data.shape))
@@ -106,7 +106,7 @@ def _pixels(image: Tensor) -> np.ndarray[Any, Any]:
     return array[:, :, 0] if array.shape[2] == 1 else array
 
 
-PICTURES = {
+FIGURES = {
     "confusion-matrix": confusion_matrix,
     "class-accuracy": class_accuracy,
     "confident-mistakes": confident_mistakes,

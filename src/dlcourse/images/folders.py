@@ -1,4 +1,4 @@
-"""Folders of pictures: which file shows which class, and whether it is there for training, validation or testing."""
+"""Folders of images: which file shows which class, and whether it is there for training, validation or testing."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,15 +9,15 @@ from dlcourse.data.rows import SPLITS, Split
 from dlcourse.errors import CourseError, SettingsError, one_line
 
 ENDINGS = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What the name of a picture ends in, in small or capital letters."""
+"""What the name of an image ends in, in small or capital letters."""
 LAYOUT = (
-    "it must hold a folder of pictures for each class, either as train/<class>/ with val/<class>/ or test/<class>/ "
+    "it must hold a folder of images for each class, either as train/<class>/ with val/<class>/ or test/<class>/ "
     "beside it, or as <class>/ alone, to be split"
 )
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFile:
     """A file, what it shows, and which rows it is one of; from training rows others may be cut."""
 
     path: Path
@@ -26,15 +26,15 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class PictureFolder:
-    """The pictures of a folder, in an order that their paths decide, and what else is in it, a line for each kind."""
+class FolderContents:
+    """The images of a folder, in an order that their paths decide, and what else is in it, a line for each kind."""
 
-    pictures: tuple[Picture, ...]
+    files: tuple[ImageFile, ...]
     left_out: tuple[str, ...]
 
 
-def read_folder(root: Path) -> PictureFolder:
-    """Find the pictures of a folder, by their names alone.
+def read_folder(root: Path) -> FolderContents:
+    """Find the images of a folder, by their names alone.
 
     ``train/`` is for training, ``test/`` for testing, and ``val/`` for validation, or for testing where there is no
     ``test/``. Where ``train/`` holds no folders, or is not there, each folder is a class to train on.
@@ -53,11 +53,11 @@ def read_folder(root: Path) -> PictureFolder:
         raise CourseError(f"--data.root {root} cannot be read: {one_line(error)}") from error
 
 
-def classes_to_train_on(root: Path, pictures: Sequence[Picture]) -> tuple[str, ...]:
+def classes_to_train_on(root: Path, files: Sequence[ImageFile]) -> tuple[str, ...]:
     """The names of the classes, in alphabetical order; raises `SettingsError` where there are fewer than two."""
-    classes = sorted({each.of_class for each in pictures if each.split == "train"})
+    classes = sorted({each.of_class for each in files if each.split == "train"})
     if len(classes) < 2:
-        only = f"pictures of {classes[0]} alone" if classes else "no pictures"
+        only = f"images of {classes[0]} alone" if classes else "no images"
         raise SettingsError(f"--data.root {root} has {only} to train on, and two classes are the least: {LAYOUT}")
     return tuple(classes)
 
@@ -67,34 +67,34 @@ def some_of(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
 
 
-def _read(root: Path) -> PictureFolder:
+def _read(root: Path) -> FolderContents:
     places = _places(root)
-    pictures: list[Picture] = []
+    images: list[ImageFile] = []
     empty: list[str] = []
     outside = [file for place in sorted({root, *places.values()}) for file in _visible(place) if file.is_file()]
     beside = [] if root in places.values() else [each for each in _folders(root) if each not in places.values()]
-    strange = [file for file in outside if not _is_picture(file)]
+    strange = [file for file in outside if not _is_image(file)]
     for split, place in places.items():
         for folder in _folders(place):
             files = sorted(_files_below(folder, set()))
             of_class = folder.name.encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
-            found = [Picture(file, of_class, split) for file in files if _is_picture(file)]
-            pictures += found
-            strange += [file for file in files if not _is_picture(file)]
+            found = [ImageFile(file, of_class, split) for file in files if _is_image(file)]
+            images += found
+            strange += [file for file in files if not _is_image(file)]
             if not found:
                 empty.append(str(folder.relative_to(root)))
     kinds = {
-        "folders of classes without a picture": empty,
+        "folders of classes without an image": empty,
         "folders beside train": [each.name for each in beside],
-        "pictures outside of the classes' folders": sorted(each.name for each in outside if _is_picture(each)),
-        "files that are not named like pictures": [each.name for each in strange],
+        "images outside of the classes' folders": sorted(each.name for each in outside if _is_image(each)),
+        "files that are not named like images": [each.name for each in strange],
     }
-    classes_to_train_on(root, pictures)
-    return PictureFolder(tuple(pictures), tuple(f"{kind}: {some_of(names)}" for kind, names in kinds.items() if names))
+    classes_to_train_on(root, images)
+    return FolderContents(tuple(images), tuple(f"{kind}: {some_of(names)}" for kind, names in kinds.items() if names))
 
 
 def _places(root: Path) -> dict[Split, Path]:
-    """The folders that the classes' folders are in; one without any, such as unlabelled pictures, does not count."""
+    """The folders that the classes' folders are in; one without any, such as unlabelled images, does not count."""
     there = {name: root / name for name in SPLITS if (root / name).is_dir() and _folders(root / name)}
     if "train" not in there:
         return {"train": root}
@@ -111,7 +111,7 @@ def _folders(place: Path) -> list[Path]:
     return [path for path in _visible(place) if path.is_dir()]
 
 
-def _is_picture(file: Path) -> bool:
+def _is_image(file: Path) -> bool:
     return file.suffix.lower() in ENDINGS
 
 

@@ -26,7 +26,7 @@ ENDINGS = (".jpg", ".jpeg")
 
 
 def fetch(folder: Path) -> None:
-    """Have the pictures in ``folder``, as ``{train,val}/{ants,bees}/*.jpg``: whole, or not at all.
+    """Have the images in ``folder``, as ``{train,val}/{ants,bees}/*.jpg``: whole, or not at all.
 
     Raises:
         CourseError: They are not there and cannot be had, or there is nowhere to keep them.
@@ -41,7 +41,7 @@ def fetch(folder: Path) -> None:
                 _download(folder)
     except UnavailableError as error:
         raise CourseError(
-            f"the ants and bees cannot be downloaded ({error.reason}): name a folder of your own pictures with "
+            f"the ants and bees cannot be downloaded ({error.reason}): name a folder of your own images with "
             f"--data.root PATH, or unpack {ADDRESS} elsewhere and move its {INSIDE} to {folder}"
         ) from error
     except OSError as error:

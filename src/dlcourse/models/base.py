@@ -39,17 +39,17 @@ class CourseModel(L.LightningModule, ABC):
         lr: Learning rate.
         momentum: Momentum of SGD, with which a step is up to 1 / (1 - momentum) times as long; Adam and AdamW have
             their own.
-        weight_decay: L2 penalty; decoupled from the gradient in AdamW.
+        weight_decay: L2 penalty; lr_per_1024_samples from the gradient in AdamW.
         schedule: Learning rate over the training: constant, a half cosine down to 0, up and down (one_cycle, Smith and
             Topin 2018), or the same in straight lines (triangle).
     """
 
     network: nn.Module
-    headline: str
-    """The one of `row_scores` that a run's result is reported in."""
-    errors: frozenset[str] = frozenset({"loss"})
+    primary_metric: str
+    """The one of `per_sample_metrics` that a run's result is reported in."""
+    lower_is_better: frozenset[str] = frozenset({"loss"})
     """The metrics of which less is better."""
-    told_apart: Mapping[str, str] = MappingProxyType({})
+    extra_test_metrics: Mapping[str, str] = MappingProxyType({})
     """Metrics of the test rows that a run's card tells on lines of their own, where they were measured, and what they
     are."""
 
@@ -72,9 +72,9 @@ class CourseModel(L.LightningModule, ABC):
         self.check_settings(self.hparams)
         scaling_shape = [shape[0], *(1 for _ in shape[1:])]
         self.input_mean: Tensor
-        self.input_deviation: Tensor
+        self.input_std: Tensor
         self.register_buffer("input_mean", torch.zeros(scaling_shape))
-        self.register_buffer("input_deviation", torch.ones(scaling_shape))
+        self.register_buffer("input_std", torch.ones(scaling_shape))
         collection = MetricCollection(
             {"loss": MeanMetric(nan_strategy="disable"), **self.metrics()}, compute_groups=False
         )
@@ -83,7 +83,7 @@ class CourseModel(L.LightningModule, ABC):
         self.test_metrics = collection.clone("test/")
         # Of training rows in evaluation mode, only what the gap is told in: each metric costs time every epoch.
         self.gap_metrics = MetricCollection(
-            {name: metric for name, metric in collection.items() if name in ("loss", self.headline)},
+            {name: metric for name, metric in collection.items() if name in ("loss", self.primary_metric)},
             prefix="gap/train_",
             compute_groups=False,
         ).clone()
@@ -102,7 +102,7 @@ class CourseModel(L.LightningModule, ABC):
             raise SettingsError("--model.optimizer nesterov needs --model.momentum above 0, such as 0.9")
 
     @property
-    def laid_out(self) -> str | None:
+    def fixed_length_setting(self) -> str | None:
         """The setting that lays out all steps of a training before the first one; None where it can be lengthened."""
         return None if self.schedule == "constant" else f"--model.schedule {self.schedule}"
 
@@ -115,25 +115,25 @@ class CourseModel(L.LightningModule, ABC):
         """What a user wants: a regression's values, a classifier's probabilities."""
 
     @abstractmethod
-    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def per_sample_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each row, N; their mean is what is minimised."""
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What a training step minimises: the mean of those losses, unless a model is regularised by it."""
-        return self.row_losses(outputs, targets).mean()
+        return self.per_sample_loss(outputs, targets).mean()
 
     @abstractmethod
-    def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def per_sample_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Metrics that are means over rows, before the mean: the N values whose spread gives a standard error."""
 
     def prepare(self, data: CourseData) -> None:
         """Take over what is measured on the training rows before any step: by what inputs are standardised."""
         self.set_scaling(*data.scaling)
 
-    def set_scaling(self, mean: Tensor, deviation: Tensor) -> None:
+    def set_scaling(self, mean: Tensor, std: Tensor) -> None:
         """Standardise inputs by these from now on; kept with the weights, so that a model takes raw inputs."""
         self.input_mean.copy_(mean.view_as(self.input_mean))
-        self.input_deviation.copy_(deviation.view_as(self.input_deviation))
+        self.input_std.copy_(std.view_as(self.input_std))
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -141,7 +141,7 @@ class CourseModel(L.LightningModule, ABC):
             self.prepare(data)
 
     def standardised(self, inputs: Tensor) -> Tensor:
-        return inputs.to(self.input_mean.dtype, copy=True).sub_(self.input_mean).div_(self.input_deviation)
+        return inputs.to(self.input_mean.dtype, copy=True).sub_(self.input_mean).div_(self.input_std)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Raw inputs, N x shape, to the network's outputs, N x outputs."""
@@ -172,9 +172,9 @@ class CourseModel(L.LightningModule, ABC):
         """Each row's loss and outputs."""
         inputs, targets = batch
         outputs = self(inputs)
-        losses = self.row_losses(outputs, targets)
+        losses = self.per_sample_loss(outputs, targets)
         self._count(metrics, losses.mean(), outputs, targets)
-        return losses, exact(outputs)
+        return losses, as_float32(outputs)
 
     def _count(self, metrics: MetricCollection, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         """Keep a batch to be counted with the next ones: that costs as much for many as for one."""
@@ -190,7 +190,7 @@ class CourseModel(L.LightningModule, ABC):
             return
         losses, outputs, targets = zip(*waiting, strict=True)
         rows = torch.tensor([len(each) for each in targets], device=losses[0].device)
-        predictions, answers = self.predictions(exact(torch.cat(outputs))), torch.cat(targets)
+        predictions, answers = self.predictions(as_float32(torch.cat(outputs))), torch.cat(targets)
         for name, metric in metrics.items(keep_base=True):
             if name == "loss":
                 # A row for each row of a batch: as it lets NaN pass, MeanMetric forgets the weights it is given.
@@ -260,6 +260,6 @@ class CourseModel(L.LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def exact(outputs: Tensor) -> Tensor:
+def as_float32(outputs: Tensor) -> Tensor:
     """Outputs to measure: in float32 where a network computed in less."""
     return outputs if outputs.dtype == torch.float64 else outputs.float()

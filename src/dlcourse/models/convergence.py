@@ -8,7 +8,7 @@ from torch.func import grad
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Batch
 from dlcourse.evaluation.verdict import Verdict
-from dlcourse.models.trajectory import FollowedModel
+from dlcourse.models.trajectory import TrajectoryModel
 
 ARRIVED = 1e-4
 """Share of the way down, in loss; where no more than that is left, the descent has arrived."""
@@ -18,7 +18,7 @@ LEVEL = 1e-9
 """Largest slope, as a share of the largest curvature, where the loss is level."""
 
 
-def where_it_ended(model: FollowedModel, data: CourseData) -> Verdict:
+def assess_convergence(model: TrajectoryModel, data: CourseData) -> Verdict:
     """Judge a descent by slope and curvature of the loss where it ended.
 
     What is left of the way down is what a Newton step would gain (Boyd and Vandenberghe 2004, section 9.5.1), which for
@@ -36,8 +36,8 @@ def where_it_ended(model: FollowedModel, data: CourseData) -> Verdict:
     slopes = directions.T @ slope
     epochs, steepest = len(model.path) - 1, float(curvatures.abs().max())
 
-    def verdict(headline: str, advice: str = "") -> Verdict:
-        return Verdict(headline, None, "train", {}, {}, advice)
+    def verdict(sentence: str, advice: str = "") -> Verdict:
+        return Verdict(sentence, None, "train", {}, {}, advice)
 
     if float(curvatures[0]) < 0:
         if float(slope.abs().max()) <= LEVEL * steepest:

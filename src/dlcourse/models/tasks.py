@@ -24,8 +24,8 @@ class Regressor(CourseModel, ABC):
     def __init__(
         self, shape: Sequence[int], outputs: int, *, loss: Literal["mse", "mae"] = "mse", **settings: Any
     ) -> None:
-        self.loss = self.headline = loss
-        self.errors = frozenset({"loss", "mse", "mae"})
+        self.loss = self.primary_metric = loss
+        self.lower_is_better = frozenset({"loss", "mse", "mae"})
         super().__init__(shape, outputs, **settings)
 
     def metrics(self) -> dict[str, Any]:
@@ -34,11 +34,11 @@ class Regressor(CourseModel, ABC):
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs
 
-    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def per_sample_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         errors = F.mse_loss if self.loss == "mse" else F.l1_loss
         return errors(outputs, targets, reduction="none").mean(1)
 
-    def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def per_sample_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         return {"mse": (outputs - targets).square().mean(1), "mae": (outputs - targets).abs().mean(1)}
 
 
@@ -55,7 +55,7 @@ class AUROC(BinaryAUROC):
 class BinaryClassifier(CourseModel, ABC):
     """A model of two classes: outputs are N x 1 logits, predictions N probabilities of class 1."""
 
-    headline = "accuracy"
+    primary_metric = "accuracy"
 
     def metrics(self) -> dict[str, Any]:
         # Exact: counting in bins takes seconds a batch where only deterministic algorithms may be used.
@@ -64,10 +64,10 @@ class BinaryClassifier(CourseModel, ABC):
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.squeeze(1).sigmoid()
 
-    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def per_sample_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(outputs.squeeze(1), targets.to(outputs.dtype), reduction="none")
 
-    def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def per_sample_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         right = (outputs.squeeze(1) > 0) == targets.bool()
         return {"accuracy": right.float()}
 
@@ -75,7 +75,7 @@ class BinaryClassifier(CourseModel, ABC):
 class Classifier(CourseModel, ABC):
     """A model of three classes or more: outputs are N x classes logits, predictions their softmax."""
 
-    headline = "accuracy"
+    primary_metric = "accuracy"
 
     def metrics(self) -> dict[str, Any]:
         return {"accuracy": Accuracy(task="multiclass", num_classes=self.outputs)}
@@ -83,9 +83,9 @@ class Classifier(CourseModel, ABC):
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.softmax(1)
 
-    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def per_sample_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets, reduction="none")
 
-    def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def per_sample_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         right = outputs.argmax(1) == targets
         return {"accuracy": right.float()}

@@ -15,17 +15,17 @@ from dlcourse.models.base import CourseModel
 PLAIN = {"weight": "w", "bias": "b"}
 
 
-class FollowedModel(CourseModel, ABC):
+class TrajectoryModel(CourseModel, ABC):
     """A model of a few weights, each a number, whose run keeps all of them.
 
-    Each epoch logs ``param/<name>``, and ``notes/loss``: the loss of the epoch's last batch, that is of all rows where
-    they are one batch, and of the last row where rows come one at a time. ``path`` holds the same weights, W numbers an
-    epoch, those of the start first.
+    Each epoch logs ``param/<name>`` and ``lecture/loss``, the loss of the epoch's last batch: of all rows where they
+    are one batch, of the last row where rows come one at a time. ``path`` holds the same weights, W numbers an epoch,
+    those of the start first.
 
     Args:
         start: The weights to start from, in the order in which they are logged; at random without.
         reduction: Minimise the mean of a batch's losses, or their sum.
-        loss_after_step: Measure notes/loss after the step that the last batch leads to, not before it.
+        loss_after_step: Measure lecture/loss after the step that the last batch leads to, not before it.
     """
 
     lowest: float | None = None
@@ -65,14 +65,14 @@ class FollowedModel(CourseModel, ABC):
         return losses.mean() if self.reduction == "mean" else losses.sum()
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self.reduced(self.row_losses(outputs, targets))
+        return self.reduced(self.per_sample_loss(outputs, targets))
 
     def loss_at(self, point: Tensor, rows: Batch) -> Tensor:
         """What the loss of some rows is where the weights are ``point``, W numbers; as precise as those, and smooth."""
         named = zip(self.network.named_parameters(), point, strict=True)
         weights = {name: value.view(weight.shape) for (name, weight), value in named}
-        inputs = (rows[0].to(point) - self.input_mean.to(point)) / self.input_deviation.to(point)
-        return self.reduced(self.row_losses(functional_call(self.network, weights, inputs), rows[1]))
+        inputs = (rows[0].to(point) - self.input_mean.to(point)) / self.input_std.to(point)
+        return self.reduced(self.per_sample_loss(functional_call(self.network, weights, inputs), rows[1]))
 
     def on_train_start(self) -> None:
         self.path = self.path or [self._place()]
@@ -89,7 +89,7 @@ class FollowedModel(CourseModel, ABC):
         self.path.append(self._place())
         weights = {f"param/{name}": value for name, value in zip(self.names, self.path[-1], strict=True)}
         for logger in self.loggers:  # not by self.log, which would round to float32
-            logger.log_metrics({"notes/loss": float(loss), **weights}, step=self.current_epoch)
+            logger.log_metrics({"lecture/loss": float(loss), **weights}, step=self.current_epoch)
 
     def _place(self) -> list[float]:
         return [weight.item() for weight in self.network.parameters()]
@@ -101,6 +101,6 @@ class FollowedModel(CourseModel, ABC):
         self.path = checkpoint["path"]
 
 
-def exhaustive_search(model: FollowedModel, rows: Batch, points: Tensor) -> Tensor:
+def exhaustive_search(model: TrajectoryModel, rows: Batch, points: Tensor) -> Tensor:
     """The loss of some rows at each of N points, N x W, in float64: N."""
     return vmap(lambda point: model.loss_at(point, rows))(points.double()).detach()

@@ -11,10 +11,10 @@ from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Batch
 from dlcourse.evaluation.evaluation import Evaluation
 from dlcourse.models.convergence import training_rows
-from dlcourse.models.trajectory import FollowedModel, exhaustive_search
+from dlcourse.models.trajectory import TrajectoryModel, exhaustive_search
 
 
-def way_down(model: FollowedModel, data: CourseData, judged: Evaluation) -> Figure:
+def plot_trajectory(model: TrajectoryModel, data: CourseData, evaluation: Evaluation) -> Figure:
     """The loss over one weight or two, with the way down on it; of more weights, each over the epochs."""
     path = torch.tensor(model.path, dtype=torch.float64)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -33,7 +33,7 @@ def way_down(model: FollowedModel, data: CourseData, judged: Evaluation) -> Figu
     return figure
 
 
-def _over_one_weight(figure: Figure, model: FollowedModel, rows: Batch, path: Tensor) -> None:
+def _over_one_weight(figure: Figure, model: TrajectoryModel, rows: Batch, path: Tensor) -> None:
     ((low, high),) = _windows(path)
     points = torch.linspace(low, high, 401, dtype=torch.float64)[:, None]
     axes = figure.add_subplot()
@@ -50,7 +50,7 @@ def _over_one_weight(figure: Figure, model: FollowedModel, rows: Batch, path: Te
     axes.legend(loc="upper center")
 
 
-def _over_two_weights(figure: Figure, model: FollowedModel, rows: Batch, path: Tensor) -> None:
+def _over_two_weights(figure: Figure, model: TrajectoryModel, rows: Batch, path: Tensor) -> None:
     """In space, and as seen from above."""
     figure.set_size_inches(11, 4.8)
     first, second = (torch.linspace(*window, 61, dtype=torch.float64) for window in _windows(path))

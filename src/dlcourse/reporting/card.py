@@ -1,4 +1,4 @@
-"""What a run leaves behind: figures, pictures, the model, and a card that says it all in a dozen lines."""
+"""What a run leaves behind: figures, the model, and a card that says it all in a dozen lines."""
 
 import logging
 import math
@@ -63,13 +63,13 @@ def finish(
     verdict: Verdict,
     assessment: Assessment | None,
 ) -> Result:
-    """Write the verdict first, then figures, pictures and model to the run; each may fail without the others.
+    """Write the verdict first, then figures and model to the run; each may fail without the others.
 
     There is no assessment of a training that diverged.
     """
     run.set_tags(
         {
-            "dlcourse.verdict": verdict.headline,
+            "dlcourse.verdict": verdict.sentence,
             "dlcourse.learned": "unknown" if verdict.learned is None else str(verdict.learned).lower(),
             "dlcourse.overfitting": str(fitted.overfitting or "not measured"),
         }
@@ -80,12 +80,12 @@ def finish(
     result = Result(
         topic.name, run.run_id, run.name, run.store.shown, metrics, verdict, "", model=fitted.model, data=fitted.data
     )
-    result.overfitting, result.headline_metric = fitted.overfitting, fitted.model.headline
+    result.overfitting, result.primary_metric = fitted.overfitting, fitted.model.primary_metric
     result.history = {name: list(points) for name, points in run.history.items()}
     result.lost = run.lost
     run.log_metrics(metrics)
     model_line = "none, since there is nothing in it to use"
-    if verdict.headline != "diverged":
+    if verdict.sentence != "diverged":
         result.checkpoint = str(fitted.checkpoint) if fitted.checkpoint else None
         with run.attempt("answers"):
             result.answers = _answers(fitted)
@@ -94,8 +94,8 @@ def finish(
     else:
         run.fail(f"diverged: {verdict.advice}")
     _draw(topic, run, fitted, assessment)
-    if verdict.headline != "diverged":
-        rows = fitted.data.rows.inputs[fitted.data.splits[fitted.data.judged][:256]]
+    if verdict.sentence != "diverged":
+        rows = fitted.data.rows.inputs[fitted.data.splits[fitted.data.eval_split][:256]]
         try:
             if not run.reachable:
                 raise CourseError(run.lost[WAITING])
@@ -115,19 +115,19 @@ def finish(
 
 
 def _draw(topic: Topic, run: Run, fitted: Fitted, assessment: Assessment | None) -> None:
-    pictures: dict[str, Callable[[], Figure | None]] = {
+    plots: dict[str, Callable[[], Figure | None]] = {
         "learning-curves": lambda: figures.learning_curves(run.history, "loss", fitted.epoch, fitted.overfitting)
     }
     if "train/accuracy" in run.history:
-        pictures["accuracy-curves"] = lambda: figures.learning_curves(run.history, "accuracy", fitted.epoch)
+        plots["accuracy-curves"] = lambda: figures.learning_curves(run.history, "accuracy", fitted.epoch)
     if assessment:
         fitted.model.cpu().eval()
-        judged = fitted.model, fitted.data, assessment.judged
-        pictures |= {name: partial(draw, *judged) for name, draw in topic.pictures.items()}
-    for name, draw in pictures.items():
+        evaluation = fitted.model, fitted.data, assessment.evaluation
+        plots |= {name: partial(draw, *evaluation) for name, draw in topic.figures.items()}
+    for name, draw in plots.items():
         with run.attempt(f"figures/{name}.png"):
-            if picture := draw():
-                picture.savefig(run.path(f"figures/{name}.png"), dpi=120)
+            if figure := draw():
+                figure.savefig(run.path(f"figures/{name}.png"), dpi=120)
 
 
 def _answers(fitted: Fitted) -> dict[str, float]:
@@ -141,16 +141,16 @@ def _answers(fitted: Fitted) -> dict[str, float]:
 
 def _card(result: Result, run: Run, fitted: Fitted, assessment: Assessment | None, model_line: str) -> str:
     """The verdict for people: a dozen short lines."""
-    data, verdict, headline = fitted.data, result.verdict, fitted.model.headline
-    lines = [("verdict", verdict.headline)]
+    data, verdict, sentence = fitted.data, result.verdict, fitted.model.primary_metric
+    lines = [("verdict", verdict.sentence)]
     if verdict.advice:
         lines.append(("why", verdict.advice))
     if assessment:
-        lines += _figures(fitted.model, assessment, headline)
+        lines += _figures(fitted.model, assessment, sentence)
     lines.append(("data", _rows_of(data)))
-    if data.judged == "train":
+    if data.eval_split == "train":
         lines.append(("generalisation", "not measured: every row was a training row"))
-    elif data.judged == "val":
+    elif data.eval_split == "val":
         lines.append(("generalisation", "no test rows, and these rows chose the weights: the figure flatters"))
     if fitted.overfitting:
         lines.append(("overfitting", str(fitted.overfitting)))
@@ -170,26 +170,26 @@ def _card(result: Result, run: Run, fitted: Fitted, assessment: Assessment | Non
 
 
 def _figures(model: CourseModel, assessment: Assessment, metric: str) -> list[tuple[str, str]]:
-    """The judged rows' figures, each with its 95 % interval, and the baselines' beside them."""
-    judged, rows = assessment.judged, len(assessment.judged.targets)
-    text = f"{judged.metrics[metric]:.4g}"
-    if metric in judged.intervals and judged.split != "train":
-        low, high = judged.intervals[metric]
+    """The evaluation rows' figures, each with its 95 % interval, and the baselines' beside them."""
+    evaluation, rows = assessment.evaluation, len(assessment.evaluation.targets)
+    text = f"{evaluation.metrics[metric]:.4g}"
+    if metric in evaluation.intervals and evaluation.split != "train":
+        low, high = evaluation.intervals[metric]
         text += f" (95 % interval {low:.4g} to {high:.4g}, {rows} rows)"
-    lines = [(f"{figures.NAMES[judged.split]} {metric}", text)]
-    for name, what in model.told_apart.items():
-        if name in judged.metrics:
-            lines.append(("apart", f"{judged.metrics[name]:.4g} {what}"))
+    lines = [(f"{figures.NAMES[evaluation.split]} {metric}", text)]
+    for name, what in model.extra_test_metrics.items():
+        if name in evaluation.metrics:
+            lines.append(("apart", f"{evaluation.metrics[name]:.4g} {what}"))
     if assessment.baselines:
         text = ", ".join(f"{name} {each.metrics[metric]:.4g}" for name, each in assessment.baselines.items())
         lines.append(("baselines", f"{metric} of {text}"))
-    differences = {} if judged.split == "train" else assessment.verdict.differences
+    differences = {} if evaluation.split == "train" else assessment.verdict.differences
     for name, theirs in differences.items():
         text = ", ".join(
-            f"{quantity} {each.rounded_like(judged.metrics[quantity])}" for quantity, each in theirs.items()
+            f"{quantity} {each.rounded_like(evaluation.metrics[quantity])}" for quantity, each in theirs.items()
         )
         lines.append((f"minus {name}", text))
     if assessment.shared_rows:
-        text = f"{assessment.shared_rows} of {rows} {figures.NAMES[judged.split]} rows are training rows again"
+        text = f"{assessment.shared_rows} of {rows} {figures.NAMES[evaluation.split]} rows are training rows again"
         lines.append(("duplicates", text))
     return lines

@@ -103,12 +103,12 @@ def lines_through_points(data: CourseData, lines: Mapping[str, Callable[[Tensor]
     return figure
 
 
-def confusion_matrix(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+def confusion_matrix(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
     """How many rows of each class were given to which class, and which share of the class that is."""
-    outputs, classes = judged.outputs, data.rows.classes
+    outputs, classes = evaluation.outputs, data.rows.classes
     given = (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
     counts = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-    counts.index_put_((judged.targets, given), torch.ones(len(given), dtype=torch.int64), accumulate=True)
+    counts.index_put_((evaluation.targets, given), torch.ones(len(given), dtype=torch.int64), accumulate=True)
     side = 0.5 * min(len(classes), MOST_CLASSES)
     figure = Figure(figsize=(3.5 + side, 3 + side), layout="constrained")
     axes = figure.add_subplot()
@@ -123,13 +123,13 @@ def confusion_matrix(model: CourseModel, data: CourseData, judged: Evaluation) -
     ticks = range(0, len(classes), every)
     axes.set_xticks(ticks, classes[::every], rotation=30, ha="right")
     axes.set_yticks(ticks, classes[::every])
-    axes.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, {NAMES[judged.split]} rows")
+    axes.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, {NAMES[evaluation.split]} rows")
     return figure
 
 
-def class_accuracy(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+def class_accuracy(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
     """Which share of each class's rows is right, with its 95 % interval (Wilson), the best class on top."""
-    right, targets = judged.scores["accuracy"].numpy(), judged.targets.numpy()
+    right, targets = evaluation.scores["accuracy"].numpy(), evaluation.targets.numpy()
     there = np.unique(targets)
     counts, rows = np.bincount(targets, right)[there], np.bincount(targets)[there]
     order = np.argsort(counts / rows, kind="stable")
@@ -143,7 +143,7 @@ def class_accuracy(model: CourseModel, data: CourseData, judged: Evaluation) -> 
         left, colour = (0.01, "white") if share - below > 0.12 else (share + above + 0.02, "black")
         axes.text(left, place, f"{share:.1%}", va="center", color=colour)
     axes.axvline(right.mean(), color="black", linestyle=":", linewidth=1.2)
-    title = f"Accuracy by class, {NAMES[judged.split]} rows (dotted: all of them, {right.mean():.1%})"
+    title = f"Accuracy by class, {NAMES[evaluation.split]} rows (dotted: all of them, {right.mean():.1%})"
     axes.set(xlabel="accuracy, with 95 % interval", xlim=(0, 1.02), title=title)
     return figure
 
@@ -155,8 +155,8 @@ def _errors(counts: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> np.ndar
     return errors
 
 
-def _probabilities(model: CourseModel, judged: Evaluation) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    return judged.targets.numpy(), model.predictions(judged.outputs).numpy()
+def _probabilities(model: CourseModel, evaluation: Evaluation) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    return evaluation.targets.numpy(), model.predictions(evaluation.outputs).numpy()
 
 
 def _unit_square(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
@@ -168,17 +168,17 @@ def _unit_square(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def _of_one_class(axes: Axes, data: CourseData, targets: np.ndarray[Any, Any]) -> bool:
-    """Whether there is nothing to tell apart; the picture then says so."""
+    """Whether there is nothing to tell apart; the figure then says so."""
     there = np.unique(targets)
     if len(there) == 1:
         axes.text(0.5, 0.5, f"every row is of class {data.rows.classes[there[0]]}", ha="center")
     return len(there) == 1
 
 
-def roc_curve(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+def roc_curve(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
     """True against false positive rate over all thresholds, with the area under the curve."""
-    targets, probabilities = _probabilities(model, judged)
-    title = f"ROC, {NAMES[judged.split]} rows"
+    targets, probabilities = _probabilities(model, evaluation)
+    title = f"ROC, {NAMES[evaluation.split]} rows"
     figure, axes = _unit_square(title, "false positive rate", "true positive rate (sensitivity)")
     if _of_one_class(axes, data, targets):
         return figure
@@ -189,10 +189,10 @@ def roc_curve(model: CourseModel, data: CourseData, judged: Evaluation) -> Figur
     return figure
 
 
-def precision_recall_curve(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+def precision_recall_curve(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
     """Precision against recall over all thresholds, with the average precision."""
-    targets, probabilities = _probabilities(model, judged)
-    figure, axes = _unit_square(f"Precision and recall, {NAMES[judged.split]} rows", "recall", "precision")
+    targets, probabilities = _probabilities(model, evaluation)
+    figure, axes = _unit_square(f"Precision and recall, {NAMES[evaluation.split]} rows", "recall", "precision")
     if _of_one_class(axes, data, targets):
         return figure
     precision, recall, _ = metrics.precision_recall_curve(targets, probabilities)
@@ -206,10 +206,10 @@ def precision_recall_curve(model: CourseModel, data: CourseData, judged: Evaluat
     return figure
 
 
-def calibration_curve(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+def calibration_curve(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
     """Share of the positive class among rows of about the same predicted probability (fifths of the rows)."""
-    targets, probabilities = _probabilities(model, judged)
-    title, positive = f"Calibration, {NAMES[judged.split]} rows", data.rows.classes[1]
+    targets, probabilities = _probabilities(model, evaluation)
+    title, positive = f"Calibration, {NAMES[evaluation.split]} rows", data.rows.classes[1]
     figure, axes = _unit_square(title, f"predicted probability of {positive}", f"observed share of {positive}")
     axes.plot([0, 1], [0, 1], ":", color="grey", label="perfect")
     groups = np.array_split(np.argsort(probabilities), min(5, len(targets)))

@@ -1,4 +1,4 @@
-"""Class names of any script in pictures."""
+"""Class names of any script in figures."""
 
 import copy
 import dataclasses
@@ -17,23 +17,23 @@ from dlcourse.models.base import CourseModel
 
 log = logging.getLogger(__name__)
 
-Picture = Callable[[CourseModel, CourseData, Evaluation], Figure]
+FigureFunction = Callable[[CourseModel, CourseData, Evaluation], Figure]
 
 
 LONGEST = 20
-"""Characters of a class name that a picture has room for."""
+"""Characters of a class name that a figure has room for."""
 
 
-def legible(pictures: Mapping[str, Picture]) -> dict[str, Picture]:
-    """The same pictures with class names that can be read, whatever they are: in fonts that have every character of
+def legible(figures: Mapping[str, FigureFunction]) -> dict[str, FigureFunction]:
+    """The same figures with class names that can be read, whatever they are: in fonts that have every character of
     them, or as numbers where there are none; and cut off where they are long.
     """
-    return {name: _legible(draw) for name, draw in pictures.items()}
+    return {name: _legible(draw) for name, draw in figures.items()}
 
 
-def _legible(draw: Picture) -> Picture:
+def _legible(draw: FigureFunction) -> FigureFunction:
     @wraps(draw)
-    def drawn(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+    def drawn(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
         names = data.rows.classes
         families = families_for(names)
         if families is None:
@@ -41,7 +41,7 @@ def _legible(draw: Picture) -> Picture:
         named = copy.copy(data)
         short = tuple(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names)
         named.rows = dataclasses.replace(data.rows, classes=short)
-        figure = draw(model, named, judged)
+        figure = draw(model, named, evaluation)
         for text in figure.findobj(Text):
             assert isinstance(text, Text)
             text.set_fontfamily(families or rcParams["font.family"])
@@ -70,7 +70,7 @@ def families_for(names: tuple[str, ...]) -> list[str] | None:
             return [*usual, font.name]
     numbered = ", ".join(f"{number} {name}" for number, name in enumerate(names, start=1))
     log.warning(
-        "no font of this machine has every character of the class names; in pictures they are numbered: %s", numbered
+        "no font of this machine has every character of the class names; in figures they are numbered: %s", numbered
     )
     return None
 

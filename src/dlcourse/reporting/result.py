@@ -1,4 +1,4 @@
-"""What a run leaves behind: figures, pictures, the model, and a card that says it all in a dozen lines."""
+"""What a run leaves behind: figures, the model, and a card that says it all in a dozen lines."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Result:
     model_uri: str | None = None
     answers: dict[str, float] = field(default_factory=dict)
     overfitting: Overfitting | None = None
-    headline_metric: str = "loss"
+    primary_metric: str = "loss"
     lost: dict[str, str] = field(default_factory=dict)
     """What is not in the store, and why."""
     history: dict[str, list[tuple[int, float]]] = field(default_factory=dict, repr=False)
@@ -33,8 +33,8 @@ class Result:
     data: CourseData | None = field(default=None, repr=False)
 
     @property
-    def headline(self) -> str:
-        return self.verdict.headline
+    def sentence(self) -> str:
+        return self.verdict.sentence
 
     @property
     def card(self) -> str:
@@ -44,10 +44,10 @@ class Result:
         return f"{self.summary}\n  not in the store: {', '.join(self.lost)} ({next(iter(self.lost.values()))})"
 
     @property
-    def judged_metric(self) -> str:
+    def eval_metric(self) -> str:
         """Which of the metrics the run is judged by."""
-        prefix = "test/" if self.verdict.judged == "test" else f"best/{self.verdict.judged}_"
-        return prefix + self.headline_metric
+        prefix = "test/" if self.verdict.eval_split == "test" else f"best/{self.verdict.eval_split}_"
+        return prefix + self.primary_metric
 
     def as_dict(self) -> dict[str, Any]:
         """All that JSON can hold."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dlcourse.models.base import CourseModel
 
     Judge = Callable[[Any, CourseData], Verdict]
-    Picture = Callable[[Any, CourseData, Evaluation], Figure | None]
+    FigureFunction = Callable[[Any, CourseData, Evaluation], Figure | None]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Topic:
     baselines: Mapping[str, Baseline]
     monitor: str = "val/loss"
     mode: Literal["min", "max"] = "min"
-    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    figures: Mapping[str, FigureFunction] = field(default_factory=dict)
     """Each gives None where it has nothing to show."""
     judge: Judge | None = None
     """How a model is judged instead of by comparison with the trivial baseline, for which there may be too few rows."""

@@ -74,7 +74,7 @@ TOPIC = Topic(
     baselines=baselines.OF_IMAGES,
     monitor="val/accuracy",
     mode="max",
-    pictures=image_figures.PICTURES,
+    figures=image_figures.FIGURES,
     defaults={
         **LIKE_AIRBENCH,
         "model.lr": 11.5,

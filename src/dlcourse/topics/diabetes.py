@@ -196,7 +196,7 @@ TOPIC = Topic(
     data=DiabetesData,
     model=DiabetesNetwork,
     baselines={"majority": baselines.majority, "logistic-regression": baselines.logistic_regression},
-    pictures={
+    figures={
         "confusion-matrix": figures.confusion_matrix,
         "roc": figures.roc_curve,
         "precision-recall": figures.precision_recall_curve,

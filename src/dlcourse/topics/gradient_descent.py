@@ -16,9 +16,9 @@ from dlcourse.errors import SettingsError
 from dlcourse.evaluation import baselines
 from dlcourse.evaluation.evaluation import Evaluation
 from dlcourse.models.base import CourseModel
-from dlcourse.models.convergence import where_it_ended
-from dlcourse.models.trajectory import FollowedModel
-from dlcourse.models.trajectory_figures import way_down
+from dlcourse.models.convergence import assess_convergence
+from dlcourse.models.trajectory import TrajectoryModel
+from dlcourse.models.trajectory_figures import plot_trajectory
 from dlcourse.reporting import figures
 from dlcourse.topics import Topic
 
@@ -100,7 +100,7 @@ class FormulaNetwork(nn.Module):
         return self.formula.value(inputs, *self.parameters())
 
 
-class Descent(FollowedModel):
+class Descent(TrajectoryModel):
     """A formula in x whose squared error is minimised, or a function of the weights that is itself minimised.
 
     Args:
@@ -108,7 +108,7 @@ class Descent(FollowedModel):
             torch's own layer; theta-squared J = theta²; saddle z = x² - y²; two-minima J = (theta² - 1)² + 0.3 theta.
     """
 
-    errors = frozenset({"loss", "mse"})
+    lower_is_better = frozenset({"loss", "mse"})
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Descent(FollowedModel):
         **settings: Any,
     ) -> None:
         self.has_targets = outputs > 0
-        self.headline = "mse" if self.has_targets else "loss"
+        self.primary_metric = "mse" if self.has_targets else "loss"
         super().__init__(shape, outputs, **settings)
         known = FORMULAS.get(formula, FORMULAS["line"])
         wanted = 2 if known.source == ("pushes",) else 1
@@ -136,14 +136,14 @@ class Descent(FollowedModel):
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs
 
-    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def per_sample_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets).square().mean(1) if self.has_targets else outputs[:, 0]
 
-    def row_scores(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return {self.headline: self.row_losses(outputs, targets)}
+    def per_sample_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {self.primary_metric: self.per_sample_loss(outputs, targets)}
 
 
-def points_and_curve(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure | None:
+def points_and_curve(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure | None:
     """The points, and what was fitted to them; None where there are no points."""
     if not data.rows.targets.numel():
         return None
@@ -159,8 +159,8 @@ TOPIC = Topic(
     model=Descent,
     baselines={"mean": baselines.mean, "least-squares": baselines.least_squares},
     monitor="val/loss",
-    judge=where_it_ended,
-    pictures={"way-down": way_down, "points-and-curve": points_and_curve},
+    judge=assess_convergence,
+    figures={"way-down": plot_trajectory, "points-and-curve": points_and_curve},
     defaults={
         "data.batch_size": 64,
         "data.val_fraction": 0.0,

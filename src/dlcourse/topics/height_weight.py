@@ -69,7 +69,7 @@ class Line(Regressor):
         self.network = nn.Linear(shape[0], outputs)
 
 
-def fitted_line(model: CourseModel, data: CourseData, judged: Evaluation) -> Figure:
+def fitted_line(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
     """The points with the fitted line, the least-squares line and, where it is known, the true one."""
     train = data.rows.inputs[data.splits["train"]], data.rows.targets[data.splits["train"]]
     lines: dict[str, Callable[[Tensor], Tensor]] = {
@@ -87,7 +87,7 @@ TOPIC = Topic(
     data=HeightWeightData,
     model=Line,
     baselines={"mean": baselines.mean, "least-squares": baselines.least_squares, "ridge": baselines.ridge},
-    pictures={"fitted-line": fitted_line},
+    figures={"fitted-line": fitted_line},
     defaults={
         "data.batch_size": 64,  # every training row in one batch: the exact gradient, no noise about the minimum
         "model.lr": 0.1,

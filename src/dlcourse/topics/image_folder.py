@@ -1,4 +1,4 @@
-"""A folder of one's own pictures: what is in a class's folder is of that class."""
+"""A folder of one's own images: what is in a class's folder is of that class."""
 
 import hashlib
 import logging
@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from dlcourse.data.datamodule import CourseData, data_folder
 from dlcourse.data.rows import SPLITS, Rows, Split
-from dlcourse.data.splits import share_rows
+from dlcourse.data.splits import stratified_split
 from dlcourse.errors import SettingsError
 from dlcourse.evaluation import baselines
 from dlcourse.images import figures as image_figures
@@ -25,7 +25,7 @@ from dlcourse.images.classifier import LIKE_AIRBENCH, ImageClassifier
 from dlcourse.images.convolutional_network import ConvolutionalNetwork
 from dlcourse.images.decoded import DecodedImages
 from dlcourse.images.decoding import decode_all
-from dlcourse.images.folders import PictureFolder, classes_to_train_on, read_folder, some_of
+from dlcourse.images.folders import FolderContents, classes_to_train_on, read_folder, some_of
 from dlcourse.images.torchvision_networks import check_takes, scaling_of, torchvision_network
 from dlcourse.ranges import Fraction, PositiveInt
 from dlcourse.reporting.fonts import legible
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class ImageFolderData(DecodedImages):
-    """Pictures in folders that are named like their classes.
+    """Images in folders that are named like their classes.
 
     Those of ``train/`` are there to train on, with those of ``val/`` or ``test/`` as test rows; or those of one folder
     are split into training, validation and test rows. Each is cut to its middle square and kept in one size.
@@ -73,21 +73,21 @@ class ImageFolderData(DecodedImages):
         super().prepare_data()
 
     @cached_property
-    def folder(self) -> PictureFolder:
+    def folder(self) -> FolderContents:
         return read_folder(self.root)
 
     @cached_property
     def cache(self) -> Path:
         """Another one for other files, for files of another size or date, and for other images."""
         digest = hashlib.sha256(str(self.size).encode())
-        for picture in self.folder.pictures:
-            state = picture.path.stat()
-            name = os.fsencode(picture.path.relative_to(self.root))
+        for file in self.folder.files:
+            state = file.path.stat()
+            name = os.fsencode(file.path.relative_to(self.root))
             digest.update(b"\0".join([b"", name, str(state.st_size).encode(), str(state.st_mtime_ns).encode()]))
         return data_folder() / "image-folder" / f"{digest.hexdigest()[:16]}.safetensors"
 
     def decode(self, folder: Path) -> dict[str, Tensor]:
-        paths = [picture.path for picture in self.folder.pictures]
+        paths = [file.path for file in self.folder.files]
         images = torch.zeros(len(paths), 3, self.size, self.size, dtype=torch.uint8)
         readable = torch.zeros(len(paths), dtype=torch.uint8)
         for place, image in enumerate(decode_all(paths, self.size)):
@@ -96,31 +96,29 @@ class ImageFolderData(DecodedImages):
         return {"images": images, "readable": readable}
 
     def inconsistency(self, tensors: Mapping[str, Tensor]) -> str | None:
-        images, count = tensors["images"], len(self.folder.pictures)
+        images, count = tensors["images"], len(self.folder.files)
         if images.shape != (count, 3, self.size, self.size) or tensors["readable"].shape != (count,):
-            return f"images of shape {tuple(images.shape)} for {count} pictures"
+            return f"images of shape {tuple(images.shape)} for {count} images"
         return None
 
     def load(self) -> Rows:
         """What can be read, of the classes that there is something to train on of; says once what is left out."""
         with safe_open(self.cache, "pt") as file:
             images, readable = file.get_tensor("images"), file.get_tensor("readable").bool()
-        pictures = dict(enumerate(self.folder.pictures))
-        broken = [pictures.pop(place) for place in (~readable).nonzero()[:, 0].tolist()]
-        classes = classes_to_train_on(self.root, list(pictures.values()))
-        kept = {place: picture for place, picture in pictures.items() if picture.of_class in classes}
+        files = dict(enumerate(self.folder.files))
+        broken = [files.pop(place) for place in (~readable).nonzero()[:, 0].tolist()]
+        classes = classes_to_train_on(self.root, list(files.values()))
+        kept = {place: file for place, file in files.items() if file.of_class in classes}
         kinds = {
-            "pictures that cannot be read": [str(each.path.relative_to(self.root)) for each in broken],
-            "classes without a picture to train on": sorted(
-                {each.of_class for each in pictures.values()} - set(classes)
-            ),
+            "images that cannot be read": [str(each.path.relative_to(self.root)) for each in broken],
+            "classes without an image to train on": sorted({each.of_class for each in files.values()} - set(classes)),
         }
         lines = [*self.folder.left_out, *(f"{kind}: {some_of(names)}" for kind, names in kinds.items() if names)]
         if lines:
             log.warning("left out of %s: %s", self.root, "; ".join(lines))
-        self.meant_for = np.array([picture.split for picture in kept.values()])
-        labels = torch.tensor([classes.index(picture.of_class) for picture in kept.values()])
-        return Rows(images[list(kept)], labels, f"the pictures in {self.root}", classes=classes)
+        self.meant_for = np.array([file.split for file in kept.values()])
+        labels = torch.tensor([classes.index(file.of_class) for file in kept.values()])
+        return Rows(images[list(kept)], labels, f"the images in {self.root}", classes=classes)
 
     @property
     def outputs(self) -> int:
@@ -133,13 +131,13 @@ class ImageFolderData(DecodedImages):
         labels = self.rows.targets
         given = {split: torch.from_numpy(np.flatnonzero(self.meant_for == split)) for split in SPLITS}
         val, test = (0.0 if len(given[split]) else self.fractions[split] for split in ("val", "test"))
-        cut = share_rows(labels[given["train"]].numpy(), val, test, self.split_seed)
+        cut = stratified_split(labels[given["train"]].numpy(), val, test, self.split_seed)
         splits = {split: given["train"][cut[split]] for split in SPLITS}
         splits |= {split: rows for split, rows in given.items() if len(rows) and split != "train"}
         counts = torch.bincount(labels[splits["train"]], minlength=self.outputs)
         if few := [name for name, count in zip(self.rows.classes, counts, strict=True) if not count]:
             raise SettingsError(
-                f"--data.root {self.root} has too few pictures of {', '.join(few)} to leave one to train on: "
+                f"--data.root {self.root} has too few images of {', '.join(few)} to leave one to train on: "
                 "add some, or lower --data.val_fraction and --data.test_fraction"
             )
         return splits
@@ -147,7 +145,7 @@ class ImageFolderData(DecodedImages):
     def fold(self, number: int, folds: int, repeat: int = 0) -> None:
         if "test" in self.meant_for:
             raise SettingsError(
-                "--folds would train on the test pictures: vary --seed and --data.split_seed, or take their folder away"
+                "--folds would train on the test images: vary --seed and --data.split_seed, or take their folder away"
             )
         super().fold(number, folds, repeat)
 
@@ -175,10 +173,10 @@ class ImageFolderData(DecodedImages):
 
 
 class ImageFolderNetwork(ImageClassifier):
-    """Pictures to the classes of a folder.
+    """Images to the classes of a folder.
 
     Args:
-        network: convolutional is a compact network for few pictures; any other name is torchvision's, such as resnet18.
+        network: convolutional is a compact network for few images; any other name is torchvision's, such as resnet18.
         widths: Channels of the compact network's blocks, each of which halves height and width.
         pretrained: Start torchvision's network from what it learned on ImageNet, downloaded once.
     """
@@ -217,14 +215,14 @@ class ImageFolderNetwork(ImageClassifier):
 
 TOPIC = Topic(
     name="image-folder",
-    title="Image folder: pictures of one's own, in folders that are named like their classes",
+    title="Image folder: images of one's own, in folders that are named like their classes",
     data=ImageFolderData,
     model=ImageFolderNetwork,
     baselines={
         "majority": baselines.a_column_a_class(baselines.majority),
         "logistic-regression": baselines.a_column_a_class(baselines.logistic_regression_on_pixels),
     },
-    pictures=legible(image_figures.PICTURES),
+    figures=legible(image_figures.FIGURES),
     defaults={
         **LIKE_AIRBENCH,
         "data.batch_size": 64,

@@ -11,10 +11,10 @@ from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Rows
 from dlcourse.evaluation import baselines
 from dlcourse.evaluation.evaluation import Evaluation
-from dlcourse.models.convergence import where_it_ended
+from dlcourse.models.convergence import assess_convergence
 from dlcourse.models.tasks import BinaryClassifier
-from dlcourse.models.trajectory import FollowedModel
-from dlcourse.models.trajectory_figures import way_down
+from dlcourse.models.trajectory import TrajectoryModel
+from dlcourse.models.trajectory_figures import plot_trajectory
 from dlcourse.reporting.figures import COLOURS
 from dlcourse.topics import Topic
 
@@ -40,7 +40,7 @@ class StudyHoursData(CourseData):
         return torch.tensor(self.ask)[:, None] if self.ask else None
 
 
-class StudyHours(FollowedModel, BinaryClassifier):
+class StudyHours(TrajectoryModel, BinaryClassifier):
     """P(pass) = sigmoid(w hours + b)."""
 
     def __init__(self, shape: list[int], outputs: int, **settings: Any) -> None:
@@ -48,7 +48,7 @@ class StudyHours(FollowedModel, BinaryClassifier):
         self.begin(nn.Linear(shape[0], outputs))
 
 
-def probability_curve(model: StudyHours, data: CourseData, judged: Evaluation) -> Figure:
+def probability_curve(model: StudyHours, data: CourseData, evaluation: Evaluation) -> Figure:
     """P(pass) from 0 to 10 hours, with the hours at which it is one half."""
     hours = torch.from_numpy(np.linspace(0, 10, 401)).float()[:, None]
     with torch.no_grad():
@@ -75,8 +75,8 @@ TOPIC = Topic(
     data=StudyHoursData,
     model=StudyHours,
     baselines={"majority": baselines.majority, "logistic-regression": baselines.logistic_regression},
-    judge=where_it_ended,
-    pictures={"probability": probability_curve, "way-down": way_down},
+    judge=assess_convergence,
+    figures={"probability": probability_curve, "way-down": plot_trajectory},
     defaults={
         "data.batch_size": 64,
         "data.val_fraction": 0.0,

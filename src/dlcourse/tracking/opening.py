@@ -58,7 +58,7 @@ def _open_files(database: Path) -> Store:
     folder = database.parent
     _check_folder(folder)
     store = Store(f"sqlite:///{database.as_posix()}", folder)
-    with store.alone("store"):
+    with store.lock("store"):
         if not database.exists():
             if any(folder.glob("*/meta.yaml")):
                 raise CourseError(

@@ -156,7 +156,7 @@ class Store:
         return Path(self.client.download_artifacts(run.info.run_id, "", copy))
 
     @contextmanager
-    def alone(self, purpose: str) -> Iterator[None]:
+    def lock(self, purpose: str) -> Iterator[None]:
         """Keep other processes of this store of files out while something is made once."""
         with ExitStack() as stack:
             if self.folder:

@@ -74,7 +74,7 @@ def fit(
         settings: The settings.
         monitor: The metric to choose by.
         folder: Where the checkpoints are kept.
-        resumed: Where to carry on, as `carry_on` gives it.
+        resumed: Where to carry on, as `prepare_resume` gives it.
         light: Whether to say nothing of single epochs.
     """
     monitoring = OverfittingMonitor()
@@ -128,9 +128,7 @@ def fit(
     )
 
 
-def fit_again(
-    topic: Topic, run: Run | None, data: CourseData, settings: Settings, chosen: Fitted, folder: Path
-) -> Fitted:
+def refit(topic: Topic, run: Run | None, data: CourseData, settings: Settings, chosen: Fitted, folder: Path) -> Fitted:
     """Train anew on training and validation rows together, for as many epochs as the best weights took."""
     data.refit()
     log.info("training anew on %d rows for %d epochs", len(data.splits["train"]), chosen.epoch + 1)

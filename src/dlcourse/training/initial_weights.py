@@ -60,7 +60,7 @@ def check_unseen(store: Store, topic: Topic, first: mlflow.Run, data: CourseData
     for run in _behind(store, first):
         tags = run.data.tags
         refitted = tags.get("dlcourse.refit") == "true"
-        if data.judged == "train" or (tags["dlcourse.split"] == data.fingerprint and not refitted):
+        if data.eval_split == "train" or (tags["dlcourse.split"] == data.fingerprint and not refitted):
             continue
         there = _data_of(store, topic, run)
         if refitted:
@@ -70,7 +70,7 @@ def check_unseen(store: Store, topic: Topic, first: mlflow.Run, data: CourseData
             rows = data.rows.contents(data.splits[split])
             seen = sum(row in learned for row in rows)
             told = f"{seen} of the {len(rows)} {NAMES[split]} rows were training rows of {run.info.run_name}"
-            if seen and split == data.judged:
+            if seen and split == data.eval_split:
                 raise CourseError(
                     f"--init_from {first.info.run_name}: {told} ({run.info.run_id}), whose weights know them: take the "
                     "data and the split of that run, or start from another one's weights"

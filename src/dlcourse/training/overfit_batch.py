@@ -1,4 +1,4 @@
-"""Can the model memorise one batch? If not: a mistake, too little capacity, or a bad learning rate."""
+"""Can the model overfit_batch one batch? If not: a mistake, too little capacity, or a bad learning rate."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Batch, TensorRows
-from dlcourse.data.samplers import as_is
+from dlcourse.data.samplers import identity_collate
 from dlcourse.evaluation.baselines import least_squares
 from dlcourse.models.base import CourseModel
 from dlcourse.settings import Settings
@@ -31,7 +31,7 @@ REGULARISATION = ("dropout", "label_smoothing", "weight_decay")
 
 
 @dataclass(frozen=True)
-class Memory:
+class OverfitBatchResult:
     """Whether the batch is known by heart, and the figures that say so, measured in evaluation mode."""
 
     passed: bool
@@ -48,7 +48,7 @@ class Memory:
         )
 
 
-def memorise(topic: Topic, settings: Settings, data: CourseData, run: Run) -> Memory:
+def overfit_batch(topic: Topic, settings: Settings, data: CourseData, run: Run) -> OverfitBatchResult:
     """Train on one fixed batch of at most `ROWS` training rows, until it is known by heart or `STEPS` have passed.
 
     Known by heart is, for classes, all of them right and a loss below 0.05; for a regression R² above 0.99, or, where
@@ -64,7 +64,9 @@ def memorise(topic: Topic, settings: Settings, data: CourseData, run: Run) -> Me
     model.prepare(data)
     check = _Check(batch, run)
     again_and_again = [list(range(len(rows)))] * STEPS
-    loader = DataLoader(TensorRows(*batch, torch.arange(len(rows))), batch_sampler=again_and_again, collate_fn=as_is)
+    loader = DataLoader(
+        TensorRows(*batch, torch.arange(len(rows))), batch_sampler=again_and_again, collate_fn=identity_collate
+    )
     once = {"max_epochs": 1, "patience": None, "stopping_threshold": None, "fast_dev_run": False, "limit_batches": None}
     trainer = make_trainer(**{**settings.trainer, **once}, callbacks=[check])
     if trainer.progress_bar_callback:
@@ -87,27 +89,31 @@ class _Check(Callback):
             return
         assert isinstance(pl_module, CourseModel)
         self.memory = _measured(pl_module, self.batch, steps)
-        self.run.log_metrics({f"memory/{name}": value for name, value in self.memory.figures.items()}, steps)
+        self.run.log_metrics({f"overfit/{name}": value for name, value in self.memory.figures.items()}, steps)
         if self.memory.passed:
             trainer.should_stop = True
 
 
-def _measured(model: CourseModel, batch: Batch, steps: int) -> Memory:
+def _measured(model: CourseModel, batch: Batch, steps: int) -> OverfitBatchResult:
     inputs, targets = batch
     was_training = model.training
     model.eval()
     with torch.no_grad():
         outputs = model(inputs.to(model.device)).float().cpu()
     model.train(was_training)
-    scores = model.row_scores(outputs, targets)
+    scores = model.per_sample_metrics(outputs, targets)
     if "accuracy" in scores:
         figures = {
             "accuracy": float(scores["accuracy"].mean()),
-            "loss": float(model.row_losses(outputs, targets).mean()),
+            "loss": float(model.per_sample_loss(outputs, targets).mean()),
         }
-        return Memory(figures["accuracy"] == 1 and figures["loss"] < LARGEST_LOSS, figures, len(targets), steps)
+        return OverfitBatchResult(
+            figures["accuracy"] == 1 and figures["loss"] < LARGEST_LOSS, figures, len(targets), steps
+        )
     error = float(scores["mse"].mean())
     best = float((least_squares(inputs, targets)(inputs) - targets).square().mean())
     spread = float((targets - targets.mean(0)).square().mean())
     figures = {"R2": 1 - error / spread if spread else float(error == 0), "mse": error, "least-squares mse": best}
-    return Memory(figures["R2"] > LEAST_R2 or error <= OVER_LEAST_SQUARES * best, figures, len(targets), steps)
+    return OverfitBatchResult(
+        figures["R2"] > LEAST_R2 or error <= OVER_LEAST_SQUARES * best, figures, len(targets), steps
+    )

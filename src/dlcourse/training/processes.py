@@ -1,4 +1,4 @@
-"""One training by several processes: this one keeps the run, and its helpers take part in the training alone.
+"""One training by several processes: this one keeps the run, and its workers take part in the training alone.
 
 Lightning would start the others by running the whole command again in each, and, where one of them fails, kill this one
 before it can mark its run. So they are started here, as Lightning allows: it finds ``LOCAL_RANK`` in the environment.
@@ -29,7 +29,7 @@ from dlcourse.models.base import CourseModel
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking.run import Run
-from dlcourse.training.fit import Fitted, fit, fit_again, new_model
+from dlcourse.training.fit import Fitted, fit, new_model, refit
 from dlcourse.training.hardware import check_devices, choose_accelerator
 from dlcourse.training.resume import Resumed
 from dlcourse.training.trainer import make_trainer
@@ -40,7 +40,7 @@ STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unuse
 VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
 """Of the environment, what is set for a training and not meant for the next one. The last is Lightning's doing."""
 SECONDS_TO_END = 10.0
-"""How long a helper that is done, or that broke the connection, may take to end."""
+"""How long a worker that is done, or that broke the connection, may take to end."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Plan:
     refit: bool = False
 
 
-def carry_out(plan: Plan, data: CourseData, model: CourseModel, run: Run | None) -> Fitted:
-    """Train as planned; without a run, as a helper."""
+def run_fit(plan: Plan, data: CourseData, model: CourseModel, run: Run | None) -> Fitted:
+    """Train as planned; without a run, as a worker."""
     fitted = fit(
         plan.topic, run, data, model, plan.settings, plan.monitor, plan.folder, plan.resumed, light=run is None
     )
     if plan.refit and fitted.divergence.epoch is None:
-        fitted = fit_again(plan.topic, run, data, plan.settings, fitted, plan.folder / "refit")
+        fitted = refit(plan.topic, run, data, plan.settings, fitted, plan.folder / "refit")
     return fitted
 
 
@@ -114,11 +114,11 @@ def check_shares(topic: Topic, data: CourseData, processes: int) -> None:
 
 
 @contextmanager
-def helpers(plan: Plan, processes: int) -> Iterator[None]:
+def workers(plan: Plan, processes: int) -> Iterator[None]:
     """Within it the other processes carry out the plan as well, and it must be carried out here.
 
     Raises:
-        CourseError: A helper failed.
+        CourseError: A worker failed.
     """
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())  # Lightning shares the cores out
@@ -127,19 +127,19 @@ def helpers(plan: Plan, processes: int) -> Iterator[None]:
         if processes > 1:
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port())}
             os.environ |= {"NODE_RANK": "0", "LOCAL_RANK": "0"}
-        team = [stack.enter_context(_Helper(plan, rank)) for rank in range(1, processes)]
-        for helper in team:
-            helper.wait_until_ready()
+        team = [stack.enter_context(_Worker(plan, rank)) for rank in range(1, processes)]
+        for worker in team:
+            worker.wait_until_ready()
         try:
             yield
             _leave()
-            for helper in team:
-                helper.wait()
+            for worker in team:
+                worker.wait()
         except Exception as error:
             # Where a process is gone, the others fail in their next exchange with it.
-            gone = [helper for helper in team if _is_of_connection(error) and helper.wait()]
+            gone = [worker for worker in team if _is_of_connection(error) and worker.wait()]
             if gone:
-                first = next((helper for helper in gone if _CONNECTION not in helper.said()[-1]), gone[0])
+                first = next((worker for worker in gone if _CONNECTION not in worker.said()[-1]), gone[0])
                 raise first.failure() from error
             raise
 
@@ -164,12 +164,12 @@ def _is_of_connection(error: Exception) -> bool:
     return isinstance(error, distributed.DistError) or _CONNECTION in str(error)
 
 
-class _Helper:
+class _Worker:
     """A process that takes part in the training. What it writes is kept back until it fails."""
 
     def __init__(self, plan: Plan, rank: int) -> None:
         self.rank = rank
-        self.written: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the helper
+        self.written: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the worker
         self.process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM],
             env={**os.environ, "LOCAL_RANK": str(rank)},
@@ -178,12 +178,12 @@ class _Helper:
             stderr=self.written,
         )
         assert self.process.stdin
-        plain = dataclasses.replace(plan, topic=dataclasses.replace(plan.topic, baselines={}, pictures={}))
+        plain = dataclasses.replace(plan, topic=dataclasses.replace(plan.topic, baselines={}, figures={}))
         with suppress(BrokenPipeError):  # it ended at once: seen below
             self.process.stdin.write(pickle.dumps(sys.path) + pickle.dumps(plain))
             self.process.stdin.flush()
 
-    def __enter__(self) -> "_Helper":
+    def __enter__(self) -> "_Worker":
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -227,7 +227,7 @@ take_part()
 
 
 def take_part() -> None:
-    """The whole life of a helper: it gets a plan on stdin, says on stdout that it is ready, and carries it out."""
+    """The whole life of a worker: it gets a plan on stdin, says on stdout that it is ready, and carries it out."""
     for name in {"SIGINT", "SIGTERM", "SIGHUP"} & set(dir(signal)):
         # They reach the process that keeps the run as well, and that one ends this.
         signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -244,7 +244,7 @@ def take_part() -> None:
         model = new_model(plan.topic, data, plan.settings)
         os.write(ready, b"ready")
         os.close(ready)
-        carry_out(plan, data, model, None)
+        run_fit(plan, data, model, None)
     except CourseError as error:
         sys.exit(str(error))
     _leave()

@@ -51,7 +51,7 @@ def check_changes(settings: Settings, before: Settings, resume: str) -> None:
             )
 
 
-def to_carry_on(
+def find_resume_point(
     old: mlflow.Run, files: Path, model: CourseModel, settings: Settings, before: Settings, processes: int
 ) -> Resumed:
     """Where to carry on with a run, whose files are ``files``, and how far.
@@ -73,13 +73,13 @@ def to_carry_on(
     state = read_checkpoint(last)
     max_epochs, planned = settings.trainer["max_epochs"], before.trainer["max_epochs"]
     anew = f"start anew from its weights with --init_from {old.info.run_id}"
-    if model.laid_out and max_epochs != planned:
+    if model.fixed_length_setting and max_epochs != planned:
         raise SettingsError(
             f"--trainer.max_epochs {max_epochs}: the run to resume was laid out for {planned} epochs, by "
-            f"{model.laid_out}, and cannot be made longer or shorter; leave it out, or {anew}"
+            f"{model.fixed_length_setting}, and cannot be made longer or shorter; leave it out, or {anew}"
         )
     shares = state.get("dlcourse_hardware", {}).get("processes", processes)
-    if shares != processes and (model.laid_out or settings.model.get("decoupled")):
+    if shares != processes and (model.fixed_length_setting or settings.model.get("lr_per_1024_samples")):
         raise SettingsError(
             f"--trainer.devices {settings.trainer['devices']} comes to {processes}, and the steps of the run to resume "
             f"were laid out for {shares}: set it to {shares}, or {anew}"
@@ -87,7 +87,7 @@ def to_carry_on(
     epochs = state["epoch"] + 1
     missing = _to_raise(state, settings, before)
     if epochs >= max_epochs:
-        missing.append(None if model.laid_out else "raise --trainer.max_epochs")
+        missing.append(None if model.fixed_length_setting else "raise --trainer.max_epochs")
     if missing:
         if old.info.status == "FINISHED":
             remedy = anew if None in missing else f"{' and '.join(map(str, missing))} to go on, or {anew}"
@@ -108,7 +108,7 @@ def _to_raise(state: dict[str, Any], settings: Settings, before: Settings) -> li
     return []
 
 
-def carry_on(resumed: Resumed, folder: Path) -> Resumed:
+def prepare_resume(resumed: Resumed, folder: Path) -> Resumed:
     """Take over the checkpoints of another run; the curve up to the last of them is in it."""
     for path in resumed.checkpoint.parent.glob("*.ckpt"):
         shutil.copy2(path, folder / path.name)

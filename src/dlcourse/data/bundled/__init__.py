@@ -13,7 +13,7 @@ COLUMNS = 50
 
 
 def write_sheet(place: Path, images: Tensor) -> None:
-    """Write images (uint8, N x C x S x S, with N a multiple of `COLUMNS`) as one picture, in lossless WebP."""
+    """Write images (uint8, N x C x S x S, with N a multiple of `COLUMNS`) as one image, in lossless WebP."""
     count, channels, height, width = images.shape
     grid = images.view(count // COLUMNS, COLUMNS, channels, height, width).permute(0, 3, 1, 4, 2)
     sheet = grid.reshape(count // COLUMNS * height, COLUMNS * width, channels)
@@ -22,8 +22,8 @@ def write_sheet(place: Path, images: Tensor) -> None:
 
 def read_sheet(place: Path) -> Tensor:
     """The images of a sheet, pixel for pixel, uint8, N x C x S x S; of one channel where all of them are grey."""
-    with Image.open(place) as picture:
-        sheet = torch.from_numpy(np.array(picture.convert("RGB")))
+    with Image.open(place) as image:
+        sheet = torch.from_numpy(np.array(image.convert("RGB")))
     if (sheet == sheet[..., :1]).all():
         sheet = sheet[..., :1]
     side, channels = sheet.shape[1] // COLUMNS, sheet.shape[2]
