@@ -4,18 +4,21 @@ VENV := .venv
 LOWEST := .venv-lowest
 RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
+PYTEST = pytest --numprocesses $(WORKERS) --dist worksteal
 EXPERIMENT ?= default
 EXPERIMENTS ?= default
+WORKERS ?= 2
 ARGS ?=
 ACTIVATIONS := sigmoid tanh relu leaky_relu elu gelu silu softplus
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test test-lowest bench doctor ui clean
+.PHONY: help setup lock topics lint test test-fast test-lowest bench doctor ui wheel clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z%<>-]+:.*##' Makefile | sed -E 's/^([a-z%-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
-	@echo; echo 'ARGS="--model.lr 0.05" changes settings; EXPERIMENT=table takes experiments/<topic>/table.yaml.'
-	@echo; echo 'Topics:'; grep -hE '^    (name|title)=' src/dlcourse/topics/[!_]*.py | sed -E 's/.*"(.*)".*/\1/' | paste - - | awk -F'\t' '{printf "  %-18s %s\n", $$1, $$2}'
+	@echo; echo 'A topic stands in place of %; `make topics` lists them.'
+	@echo 'ARGS="--model.lr 0.05" changes settings; EXPERIMENT=table takes experiments/<topic>/table.yaml.'
+	@echo 'WORKERS=0 runs the tests in one process, where a debugger can stop them.'
 
 setup: $(READY)  ## Make .venv from requirements.lock (every other target does it by itself)
 
@@ -37,17 +40,20 @@ lock: $(READY)  ## Renew requirements.lock to the newest versions that pyproject
 	PATH="$(CURDIR)/.tools/bin:$$PATH" uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate \
 		--python-version 3.11 --extra tensorboard --group dev pyproject.toml --output-file requirements.lock
 
+topics: $(READY)  ## List the topics
+	@$(RUN) dlcourse topics
+
 train-%: $(READY)  ## Train a topic, as in make train-height-weight
-	@$(RUN) dlcourse train $* --config experiments/$*/$(EXPERIMENT).yaml $(ARGS)
+	@$(RUN) dlcourse train $* --config $(EXPERIMENT) $(ARGS)
 
 compare-%: $(READY)  ## Train several experiments side by side: EXPERIMENTS="sigmoid relu"
-	@$(RUN) dlcourse compare $* $(EXPERIMENTS:%=experiments/$*/%.yaml) $(ARGS)
+	@$(RUN) dlcourse compare $* $(EXPERIMENTS) $(ARGS)
 
 compare-activations: $(READY)  ## The diabetes network with each activation, 1000 epochs each
-	@$(RUN) dlcourse compare diabetes $(ACTIVATIONS:%=experiments/diabetes/%.yaml) --trainer.max_epochs 1000 $(ARGS)
+	@$(RUN) dlcourse compare diabetes $(ACTIVATIONS) --trainer.max_epochs 1000 $(ARGS)
 
-overfit-%: $(READY)  ## Try whether a topic's model can memorise one batch
-	@$(RUN) dlcourse overfit $* --config experiments/$*/$(EXPERIMENT).yaml $(ARGS)
+overfit-%: $(READY)  ## Can a topic's model fit one batch? PASS or FAIL
+	@$(RUN) dlcourse overfit $* --config $(EXPERIMENT) $(ARGS)
 
 doctor: $(READY)  ## Look at Python, torch, GPU, disk, data and store
 	@$(RUN) dlcourse doctor $(ARGS)
@@ -55,9 +61,14 @@ doctor: $(READY)  ## Look at Python, torch, GPU, disk, data and store
 ui: $(READY)  ## Open MLflow's pages on the runs
 	@$(RUN) dlcourse ui $(ARGS)
 
-test: $(READY)  ## Lint, types and tests
-	@$(RUN) ruff check && $(RUN) ruff format --check && $(RUN) mypy
-	@$(RUN) pytest $(ARGS)
+lint: $(READY)  ## Style, types and the direction of imports
+	@$(RUN) ruff check && $(RUN) ruff format --check && $(RUN) mypy && $(VENV)/bin/lint-imports --no-logo
+
+test: lint  ## make lint, and all tests
+	@$(RUN) $(PYTEST) $(ARGS)
+
+test-fast: $(READY)  ## The quick tests alone, in under a minute: those not marked slow
+	@$(RUN) $(PYTEST) -m "not slow" $(ARGS)
 
 test-lowest: $(READY)  ## The tests with the lowest versions that pyproject.toml admits, in .venv-lowest
 	@PATH="$(CURDIR)/.tools/bin:$$PATH" && \
@@ -66,10 +77,13 @@ test-lowest: $(READY)  ## The tests with the lowest versions that pyproject.toml
 			--extra tensorboard --group dev pyproject.toml --output-file $(LOWEST)/lowest.txt && \
 		VIRTUAL_ENV="$(CURDIR)/$(LOWEST)" uv pip sync --quiet $(LOWEST)/lowest.txt && \
 		VIRTUAL_ENV="$(CURDIR)/$(LOWEST)" uv pip install --quiet --no-deps --no-build-isolation --editable .
-	@$(LOWEST)/bin/python -m pytest $(ARGS)
+	@$(LOWEST)/bin/python -m $(PYTEST) $(ARGS)
 
 bench: $(READY)  ## Measure start-up, training and tracking beside a plain loop
 	@$(RUN) benchmarks.run $(ARGS)
+
+wheel: $(READY)  ## Build the wheel into dist/
+	@$(RUN) hatchling build --target wheel
 
 clean:  ## Remove .venv (runs and data stay)
 	rm -rf $(VENV) $(LOWEST) .tools
