@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,20 +21,39 @@ REAL_DATA = Path(os.environ.get("DLCOURSE_DATA_DIR") or ROOT / "data").resolve()
 Dlcourse = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="session")
-def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new store's database, made once for all test processes."""
+@contextmanager
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A folder that all test processes share. Make in it what is not there yet: nobody else does so meanwhile."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    folder = shared / "made"
-    with FileLock(shared / "made.lock"):
-        if not (folder / "mlruns" / "mlflow.db").exists():
+    with FileLock(shared / f"{name}.lock"):
+        (shared / name).mkdir(exist_ok=True)
+        yield shared / name
+
+
+@pytest.fixture(scope="session")
+def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new store's database."""
+    with made_once(tmp_path_factory, "store") as folder:
+        database = folder / "mlruns" / "mlflow.db"
+        if not database.exists():
             from dlcourse.tracking.opening import open_store
 
-            (folder / "mlruns").mkdir(parents=True, exist_ok=True)
+            database.parent.mkdir(exist_ok=True)
             open_store(folder)
-    return folder / "mlruns" / "mlflow.db"
+    return database
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as a wheel, built without a network."""
+    with made_once(tmp_path_factory, "wheel") as folder:
+        if not list(folder.glob("*.whl")):
+            command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+            subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+        (file,) = folder.glob("*.whl")
+    return file
 
 
 @pytest.fixture
@@ -55,11 +75,11 @@ def real_data(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
     """
 
     def need(*names: str) -> Path:
-        there = next((REAL_DATA / name for name in names if (REAL_DATA / name).exists()), None)
-        if there is None:
+        files = [REAL_DATA / name for name in names if (REAL_DATA / name).exists()]
+        if not files:
             pytest.skip(f"{' or '.join(names)} is not in {REAL_DATA}: it takes a download")
         monkeypatch.setenv("DLCOURSE_DATA_DIR", str(REAL_DATA))
-        return there
+        return files[0]
 
     return need
 

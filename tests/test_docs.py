@@ -1,13 +1,12 @@
 """The commands of the pages in docs/: each is one that can be typed, with settings that exist."""
 
 import re
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
-from dlcourse import topics
-from dlcourse.experiment import train
-from dlcourse.settings import settings_parser
+from dlcourse.cli import main
 from tests.conftest import ROOT
 from tests.processes import words_of
 
@@ -25,13 +24,15 @@ def commands(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("command", [line for page in PAGES for line in commands(page)])
-def test_commands_can_be_taken(command: str) -> None:
+def test_commands_can_be_taken(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     verb, name, *words = words_of(command, ROOT)
-    files = [word for word in words if word.endswith(".yaml")]
-    assert files
-    for file in files:
-        flags = [word for word in words if word not in ("--config", *files)] if verb == "train" else []
-        settings_parser(topics.find(name), train, "docs").parse_flags(["--config", str(ROOT / file), *flags])
+    lines = [[verb, name, *words]]
+    if verb == "compare":
+        lines = [["train", name, "--config", each] for each in takewhile(lambda word: word[0] != "-", words)]
+    assert lines
+    for line in lines:
+        assert main([*line, "--print_config"]) == 0
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)

@@ -6,9 +6,6 @@ from typing import Any
 import pytest
 
 import dlcourse
-from dlcourse import topics
-from dlcourse.experiment import train
-from dlcourse.settings import resolve, settings_parser
 from tests.conftest import EXPERIMENTS
 from tests.image_sets import write_cifar10, write_fashion_mnist, write_image_folder, write_weights
 
@@ -30,11 +27,3 @@ def test_trains(project: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> N
     result = dlcourse.train(topic, config=file, **few)
     assert result.model_uri
     assert result.verdict.sentence.split()[0].strip(":") in ("learned", "unfinished", "stuck", "converged")
-
-
-@pytest.mark.parametrize("name", topics.titles())
-def test_default_file_is_what_a_topic_does_without_one(name: str) -> None:
-    parser = settings_parser(topics.find(name), train, "dlcourse")
-    assert resolve(parser.parse_values({}, str(EXPERIMENTS / name / "default.yaml"))) == resolve(
-        parser.parse_values({})
-    )
