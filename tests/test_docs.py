@@ -1,12 +1,14 @@
 """The commands of the pages in docs/: each is one that can be typed, with settings that exist."""
 
 import re
-from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
-from dlcourse.cli import main
+from dlcourse import topics
+from dlcourse.experiment import compare, train
+from dlcourse.training.overfit_batch import overfit
+from dlcourse.training.request import resolve, settings_parser
 from tests.conftest import ROOT
 from tests.processes import words_of
 
@@ -24,15 +26,15 @@ def commands(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("command", [line for page in PAGES for line in commands(page)])
-def test_commands_can_be_taken(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_commands_can_be_taken(command: str) -> None:
     verb, name, *words = words_of(command, ROOT)
-    lines = [[verb, name, *words]]
-    if verb == "compare":
-        lines = [["train", name, "--config", each] for each in takewhile(lambda word: word[0] != "-", words)]
-    assert lines
-    for line in lines:
-        assert main([*line, "--print_config"]) == 0
+    topic = topics.find(name)
+    parser = settings_parser(topic, verb)
+    parser.add_command({"train": train, "compare": compare, "overfit": overfit}[verb])
+    values = parser.parse_flags(words)
+    groups = [values.get(group) for group in ("data", "model", "trainer", "seed")]
+    for experiment in values.get("files") or values["config"]:
+        resolve(topic, experiment, *groups)
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 import dlcourse
+from dlcourse import topics
+from dlcourse.training.request import resolve
 from tests.conftest import EXPERIMENTS
 from tests.image_sets import write_cifar10, write_fashion_mnist, write_image_folder, write_weights
 
@@ -27,3 +29,10 @@ def test_trains(project: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> N
     result = dlcourse.train(topic, config=file, **few)
     assert result.model_uri
     assert result.verdict.sentence.split()[0].strip(":") in ("learned", "unfinished", "stuck", "converged")
+
+
+@pytest.mark.parametrize("name", topics.titles())
+def test_the_default_file_is_what_a_topic_does_without_one(project: Path, name: str) -> None:
+    without = resolve(name, None, None, None, None, None)
+    assert without.settings == resolve(name, EXPERIMENTS / name / "default.yaml", None, None, None, None).settings
+    assert without.name == "default"

@@ -131,7 +131,7 @@ class SettingsParser:
         flat = self._flat(values, where)
         nested = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
         try:
-            parsed: Namespace = self.parser.parse_object(nested, cfg_base=base)
+            parsed: Namespace = self.parser.parse_object(nested, namespace=base)
         except (ArgumentError, argparse.ArgumentError) as error:
             raise SettingsError(explanation(self.parser, error, flat, where)) from error
         return parsed
