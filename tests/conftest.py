@@ -21,6 +21,14 @@ REAL_DATA = Path(os.environ.get("DLCOURSE_DATA_DIR") or ROOT / "data").resolve()
 Dlcourse = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m "not slow" chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with a store train models or start programs: together they take nine tenths of the time."""
+    for item in items:
+        if "project" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @contextmanager
 def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
     """A folder that all test processes share. Make in it what is not there yet: nobody else does so meanwhile."""

@@ -11,6 +11,7 @@ from torchvision.datasets import CIFAR10, FashionMNIST
 from tests.image_sets import NOWHERE, write_fashion_mnist
 
 
+@pytest.mark.slow
 def test_figures_as_a_table_and_as_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -29,6 +30,7 @@ def test_figures_as_a_table_and_as_json(
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
 
 
+@pytest.mark.slow
 def test_verdicts_on_built_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [
         "unrelated: 95/5, 20 rows",

@@ -55,6 +55,7 @@ def test_every_module_has_its_layer() -> None:
     assert {name for name in modules if not name.endswith("__init__")} == listed
 
 
+@pytest.mark.slow
 def test_a_wheel_has_the_experiments_and_the_license(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     experiments = {f"dlcourse/experiments/{file.relative_to(EXPERIMENTS)}" for file in EXPERIMENTS.glob("*/*.yaml")}

@@ -57,6 +57,7 @@ def test_make_trains(checkout: Path, command: str, monkeypatch: pytest.MonkeyPat
         if name in command:
             write(checkout / "data", monkeypatch, train=30, test=10)
             small = ["--data.val_rows", "10", "--data.batch_size", "10", "--model.compile", "false"]
+            small += ["--trainer.limit_batches", "2"]
     if "image-folder" in command:
         write_image_folder(checkout / "data", monkeypatch)
         (checkout / "data" / "hymenoptera").rename(checkout / "pictures")

@@ -217,6 +217,7 @@ def test_minibatches_get_there_too() -> None:
     assert run.weight("w")[-1] == pytest.approx(2, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_line() -> None:
     """Seeds 0 to 19, and 8,000 steps, by `python -m benchmarks.descents`."""
     run = Descended("line", trainer={"max_epochs": 3000})
@@ -224,6 +225,7 @@ def test_line() -> None:
     assert run.weight("b")[-1] == pytest.approx(0.8, abs=0.13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_linear_layer(seed: int) -> None:
     run = Descended("linear-layer", seed=seed)
@@ -242,6 +244,7 @@ def test_saddle_holds_whoever_has_no_noise() -> None:
     assert left.sentence == "unfinished: the loss still falls"
 
 
+@pytest.mark.slow
 def test_momentum_leaves_a_local_minimum() -> None:
     plain, carried = Descended("local-minimum"), Descended("momentum")
     assert plain.weight("theta")[-1] == pytest.approx(0.9601, abs=1e-4)

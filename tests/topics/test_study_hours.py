@@ -31,6 +31,7 @@ def test_every_epoch_by_hand() -> None:
         assert run.model.path[epoch + 1] == pytest.approx([w, b], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_other_starts_come_near(seed: int) -> None:
     """Seeds 0 to 19 likewise, by `python -m benchmarks.descents`."""
@@ -40,6 +41,7 @@ def test_other_starts_come_near(seed: int) -> None:
     assert 2.3 < -b / w < 2.6
 
 
+@pytest.mark.slow
 def test_points_that_can_be_told_apart_have_no_minimum() -> None:
     run = Descended("lecture", "study-hours")
     assert assess_convergence(run.model, run.data).sentence == "unfinished: the loss still falls"
