@@ -64,7 +64,7 @@ def test_too_many_validation_rows_are_refused() -> None:
 
 
 def test_folds_are_refused() -> None:
-    with pytest.raises(SettingsError, match="--folds would train on the official test images"):
+    with pytest.raises(SettingsError, match="--folds would train on the data set's own test rows"):
         pictures().fold(0, 5)
 
 

@@ -11,11 +11,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from dlcourse.data.rows import Split
+from dlcourse.data.rows import SPLIT_NAMES, Split
 from dlcourse.errors import SettingsError
 from dlcourse.experiment import train, train_from_flags
 from dlcourse.ranges import PositiveInt
-from dlcourse.reporting.figures import NAMES
 from dlcourse.reporting.result import Result
 from dlcourse.settings import OneLineParser, request_from_flags, settings_parser
 from dlcourse.topics import Topic
@@ -36,7 +35,7 @@ class Comparison:
     def __str__(self) -> str:
         metric, split = _chosen_by(self.results)
         seeds = len(next(iter(self.results.values())))
-        choice = f"{NAMES[split]} {metric}"
+        choice = f"{SPLIT_NAMES[split]} {metric}"
         head = ["experiment", choice, f"spread of {seeds} seeds", f"test {metric}", "training loss", "verdict"]
         ranked = sorted(self.results.items(), key=lambda pair: _rank(pair[1], metric, split))
         lines = [head, *([name, *_cells(results, metric, split)] for name, results in ranked)]

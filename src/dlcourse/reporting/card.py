@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from dlcourse.data.datamodule import CourseData
-from dlcourse.data.rows import SPLITS
+from dlcourse.data.rows import SPLIT_NAMES, SPLITS
 from dlcourse.errors import CourseError
 from dlcourse.evaluation.assessment import Assessment
 from dlcourse.evaluation.evaluation import Evaluation
@@ -40,7 +40,7 @@ def log_start(run: Run, topic: Topic, data: CourseData, settings: Settings) -> N
 
 
 def _rows_of(data: CourseData) -> str:
-    sizes = ", ".join(f"{len(data.splits[each])} {figures.NAMES[each]}" for each in SPLITS if len(data.splits[each]))
+    sizes = ", ".join(f"{len(data.splits[each])} {SPLIT_NAMES[each]}" for each in SPLITS if len(data.splits[each]))
     return f"{sizes} rows of {data.rows.source}"
 
 
@@ -131,12 +131,12 @@ def _draw(topic: Topic, run: Run, fitted: Fitted, assessment: Assessment | None)
 
 
 def _answers(fitted: Fitted) -> dict[str, float]:
-    questions = fitted.data.questions()
-    if questions is None:
+    queries = fitted.data.queries()
+    if queries is None:
         return {}
     with torch.no_grad():
-        answers = fitted.model.predictions(fitted.model.cpu().eval()(questions)).view(len(questions), -1)
-    return {f"{float(asked[0]):g}": float(answer[0]) for asked, answer in zip(questions, answers, strict=True)}
+        answers = fitted.model.predictions(fitted.model.cpu().eval()(queries)).view(len(queries), -1)
+    return {f"{float(asked[0]):g}": float(answer[0]) for asked, answer in zip(queries, answers, strict=True)}
 
 
 def _card(result: Result, run: Run, fitted: Fitted, assessment: Assessment | None, model_line: str) -> str:
@@ -160,7 +160,7 @@ def _card(result: Result, run: Run, fitted: Fitted, assessment: Assessment | Non
     lines.append(("stopped", f"{stopped}; the weights of epoch {fitted.epoch} are kept"))
     if fitted.refitted:
         lines.append(("refit", f"anew on training and validation rows, for {fitted.epoch + 1} epochs"))
-    asked, told = (*data.rows.features, "input")[0], (*data.rows.answers, "answer")[0]
+    asked, told = (*data.rows.feature_names, "input")[0], (*data.rows.target_names, "answer")[0]
     lines += [("answer", f"{asked} {question}: {told} {answer:.2f}") for question, answer in result.answers.items()]
     lines.append(("model", model_line))
     lines.append(("run", f"{run.run_id} in {run.store.shown}"))
@@ -176,7 +176,7 @@ def _figures(model: CourseModel, assessment: Assessment, metric: str) -> list[tu
     if metric in evaluation.intervals and evaluation.split != "train":
         low, high = evaluation.intervals[metric]
         text += f" (95 % interval {low:.4g} to {high:.4g}, {rows} rows)"
-    lines = [(f"{figures.NAMES[evaluation.split]} {metric}", text)]
+    lines = [(f"{SPLIT_NAMES[evaluation.split]} {metric}", text)]
     for name, what in model.extra_test_metrics.items():
         if name in evaluation.metrics:
             lines.append(("apart", f"{evaluation.metrics[name]:.4g} {what}"))
@@ -190,6 +190,6 @@ def _figures(model: CourseModel, assessment: Assessment, metric: str) -> list[tu
         )
         lines.append((f"minus {name}", text))
     if assessment.shared_rows:
-        text = f"{assessment.shared_rows} of {rows} {figures.NAMES[evaluation.split]} rows are training rows again"
+        text = f"{assessment.shared_rows} of {rows} {SPLIT_NAMES[evaluation.split]} rows are training rows again"
         lines.append(("duplicates", text))
     return lines
