@@ -4,8 +4,10 @@ The model is a program of `torch.export` (format pt2): it takes raw inputs, need
 """
 
 import importlib.metadata
+import logging
 import tempfile
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow.pytorch
@@ -19,8 +21,10 @@ from torch import Tensor, nn
 
 from dlcourse.errors import CourseError
 from dlcourse.models.base import CourseModel
-from dlcourse.tracking.run import Run
+from dlcourse.tracking.run import WAITING, Run, reason
 from dlcourse.tracking.store import Store
+
+log = logging.getLogger(__name__)
 
 
 class PredictionModule(nn.Module):
@@ -32,6 +36,26 @@ class PredictionModule(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.model.predictions(self.model(inputs))
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model in the store. ``uri`` is None, and ``text`` says why, where it is not there or not verified."""
+
+    uri: str | None
+    text: str
+
+
+def export_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> Exported:
+    """`log_model`, where a failure costs no more than the model in the store. Moves the model to the CPU."""
+    try:
+        if not run.reachable:
+            raise CourseError(run.lost[WAITING])
+        uri = log_model(run, model, inputs, epoch)
+    except Exception as error:  # an export that fails must not cost the training
+        log.warning("the model is not in the store: %s", reason(error))
+        return Exported(None, f"not verified: {reason(error)[:120]}")
+    return Exported(uri, f"{uri}, verified: loaded back, same answers on {len(inputs)} rows")
 
 
 def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:

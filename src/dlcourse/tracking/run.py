@@ -122,6 +122,16 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def log_start(self, *, params, settings, dataset, digest, source, num_rows) -> None:  # type: ignore[no-untyped-def]
+        from dlcourse.tracking.environment import environment
+
+        self.log_params(params)
+        self.log_rows(dataset, digest, source, num_rows)
+        with self.attempt("settings.yaml"):
+            self.path("settings.yaml").write_text(settings, encoding="utf-8")
+        with self.attempt("environment.txt"):
+            self.path("environment.txt").write_text(environment(), encoding="utf-8")
+
     def log_params(self, params: Mapping[str, object]) -> None:
         self._waiting["params"] += [mlflow.Param(name, _plain(value)) for name, value in params.items()]
         if self.reachable:
