@@ -72,15 +72,15 @@ def test_blank_lines_spaces_quotes_and_a_byte_order_mark_are_no_matter(tmp_path:
             "age,sex,label\n6,male,1\n1,female,0\n",
             "FILE line 2, column 2 (sex): 'male' is no finite number, and neither",
         ),
-        ("age,label\n\n\n6,\n", "FILE line 4, column 2 (label): the cell is missing"),
+        ("age,label\n\n\n6,\n", "FILE line 4, column 2 (label) is missing"),
         ("nan,1\n2,0\n", "FILE line 1, column 1: 'nan' is no finite number"),
         ("2,0\n-inf,1\n", "FILE line 2, column 1: '-inf' is no finite number"),
         ("2,0\n1e39,1\n", "FILE line 2, column 1: '1e39' is no finite number"),
         ("2,0\n1_0,1\n", "FILE line 2, column 1: '1_0' is no finite number"),
         ("a,2\n1,0\n", "FILE line 1, column 1: 'a' is no finite number"),
-        ("1,2,3\n4,5\n", "FILE line 2, column 3 (label): the cell is missing"),
+        ("1,2,3\n4,5\n", "FILE line 2, column 3 is missing"),
         ("1;2;3\n4;5;6\n", "FILE must have two or more columns, separated by commas, and has 1"),
-        ("a,b\n1,2,3\n", "FILE is no CSV file in UTF-8: .*line 2"),
+        ("a,b\n1,2,3\n", "FILE cannot be read as a CSV file: .*line 2"),
     ],
 )
 def test_what_is_no_table_is_refused_with_its_line_and_column(tmp_path: Path, content: str, said: str) -> None:
@@ -95,12 +95,16 @@ def test_the_number_of_columns_can_be_asked_for(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "none.csv") == "there is no file FILE"
-    assert refusal(tmp_path / "none.csv.gz") == "there is no file FILE"
-    assert refusal(tmp_path).startswith("FILE cannot be read: ")
-    assert refusal(write(tmp_path / "picture.csv", b"\x89PNG\r\n\x1a\n\x00")).startswith("FILE is no CSV file in UTF-8")
     (tmp_path / "plain.csv.gz").write_text(ROWS)
-    assert refusal(tmp_path / "plain.csv.gz").startswith("FILE is truncated or no gzip file (Not a gzipped file")
+    files = {
+        tmp_path / "none.csv": "No such file",
+        tmp_path / "none.csv.gz": "No such file",
+        tmp_path: "Is a directory",
+        write(tmp_path / "image.csv", b"\x89PNG\r\n\x1a\n\x00"): "'utf-8' codec can't decode",
+        tmp_path / "plain.csv.gz": "Not a gzipped file",
+    }
+    for path, reason in files.items():
+        assert refusal(path).startswith(f"FILE cannot be read as a CSV file: {reason}")
 
 
 @in_one_folder
@@ -109,7 +113,7 @@ def test_a_gzip_file_that_is_cut_off_is_refused_wherever_it_is_cut(tmp_path: Pat
     path = write(tmp_path / "table.csv.gz", ROWS * 20)
     whole = path.read_bytes()
     path.write_bytes(whole[: draw.draw(st.integers(1, len(whole) - 1))])
-    assert refusal(path).endswith("download or copy it again")
+    assert refusal(path).startswith("FILE cannot be read as a CSV file: ")
 
 
 @in_one_folder

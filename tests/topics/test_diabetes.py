@@ -198,10 +198,10 @@ GOOD = csv(table(20, 10, 2))
         (GOOD + "1,much,0\n", "own.csv line 21, column 2: 'much' is no finite number"),
         (GOOD + "nan,2,0\n", "own.csv line 21, column 1: 'nan' is no finite number"),
         ("a,b,label\n" + GOOD + "1,inf,0\n", "own.csv line 22, column 2 (b): 'inf' is no finite number"),
-        (GOOD + "1,,0\n", "own.csv line 21, column 2: the cell is missing"),
+        (GOOD + "1,,0\n", "own.csv line 21, column 2 is missing"),
         (
             GOOD + "1,2,3,0\n",
-            "own.csv is no CSV file in UTF-8: Error tokenizing data. C error: Expected 3 fields in line 21",
+            "own.csv cannot be read as a CSV file: Error tokenizing data. C error: Expected 3 fields in line 21",
         ),
         (csv([row[:1] for row in table(9)]), "own.csv must have two or more columns, separated by commas, and has 1"),
         (csv(table(20, 20, 2)), "own.csv: every row has the label 1, and two classes are needed"),
@@ -214,10 +214,10 @@ def test_own_file_that_cannot_be_used(project: Path, refused: Refused, content: 
 
 
 def test_own_file_that_is_missing_or_cut_off(project: Path, refused: Refused) -> None:
-    assert refused("--data.file", "none.csv") == f"there is no file {project / 'none.csv'}"
+    assert refused("--data.file", "none.csv").startswith(f"{project / 'none.csv'} cannot be read as a CSV file: No ")
     whole = gzip.compress(GOOD.encode())
     (project / "own.csv.gz").write_bytes(whole[: len(whole) // 2])
-    assert refused("--data.file", "own.csv.gz").startswith(f"{project / 'own.csv.gz'} is truncated or no gzip file")
+    assert refused("--data.file", "own.csv.gz").startswith(f"{project / 'own.csv.gz'} cannot be read as a CSV file: ")
 
 
 def test_source_and_file_that_contradict_each_other(project: Path, refused: Refused) -> None:

@@ -59,7 +59,7 @@ def download(address: str, path: Path, checksum: str) -> None:
                     left -= len(chunk)
                     chunks.put(chunk)
             if left > 0:
-                raise ConnectionError(f"it ended {left} bytes too early")
+                raise ConnectionError(f"the connection was closed {left} bytes before the end")
             chunks.put(None)
         except Exception as error:  # networks, servers and proxies each raise another type
             chunks.put(error)

@@ -1,6 +1,5 @@
 """Tables of numbers from CSV files. An error names the line and the column that it is about."""
 
-import gzip
 import zlib
 from pathlib import Path
 
@@ -30,25 +29,27 @@ def read_table(path: Path, columns: int | None = None) -> pd.DataFrame:
         CourseError: The file is missing, damaged or empty, or a cell is missing, text or not finite.
     """
     cells = _cells(path)
+    width = cells.shape[1]
     if cells.empty:
         raise CourseError(f"{path} is empty: it must hold rows of numbers, the label last")
-    width = cells.shape[1]
     if width != (columns or max(width, 2)):
         wanted = columns or "two or more"
         raise CourseError(f"{path} must have {wanted} columns, separated by commas, and has {width}")
     values = cells.apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    names = [*(f"column {number}" for number in range(1, width)), "label"]
-    if values.iloc[0].isna().all():
-        names = cells.iloc[0].tolist()
-        cells, values = cells.iloc[1:], values.iloc[1:]
-        if values.empty:
-            raise CourseError(f"{path} has a first line of names and no rows below it")
+    has_names = bool(values.iloc[0].isna().all())
+    names = cells.iloc[0].tolist() if has_names else [*(f"column {number}" for number in range(1, width)), "label"]
+    cells, values = cells.iloc[int(has_names) :], values.iloc[int(has_names) :]
+    if values.empty:
+        raise CourseError(f"{path} has a first line of names and no rows below it")
     is_wrong = ~(values.abs() <= LARGEST).to_numpy()
     if is_wrong.any():
         row, column = np.argwhere(is_wrong)[0]
-        name = f"column {column + 1}" + ("" if names[column] == f"column {column + 1}" else f" ({names[column]})")
-        problem = _problem(cells.iloc[row, column], is_text=bool(values.iloc[:, column].isna().all()))
-        raise CourseError(f"{path} line {cells.index[row]}, {name}: {problem}")
+        cell = cells.iat[row, column]
+        problem = f": {cell[:40]!r} is no finite number" if cell else " is missing: fill it in, or remove the line"
+        if cell and values.iloc[:, column].isna().all():
+            problem += ", and neither is any other cell: write the column as numbers"
+        name = f" ({names[column]})" if has_names else ""
+        raise CourseError(f"{path} line {cells.index[row]}, column {column + 1}{name}{problem}")
     return values.set_axis(names, axis=1).reset_index(drop=True)
 
 
@@ -69,7 +70,7 @@ def two_classes(path: Path | str, labels: np.ndarray[tuple[int], np.dtype[np.flo
 
 
 def _cells(path: Path) -> pd.DataFrame:
-    """The stripped text of every cell, without blank lines, by line number; empty where a cell is missing."""
+    """The stripped text of every cell, by line number, without blank lines; a missing cell is an empty text."""
     try:
         cells = pd.read_csv(
             path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False,
@@ -77,24 +78,9 @@ def _cells(path: Path) -> pd.DataFrame:
         )  # fmt: skip
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
-    except FileNotFoundError as error:
-        raise CourseError(f"there is no file {path}") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise CourseError(
-            f"{path} is truncated or no gzip file ({one_line(error)}): download or copy it again"
-        ) from error
-    except ValueError as error:  # of pandas' parser, which names the line, and of decoding
-        raise CourseError(f"{path} is no CSV file in UTF-8: {one_line(error)}") from error
-    except OSError as error:
-        raise CourseError(f"{path} cannot be read: {error.strerror or one_line(error)}") from error
+    except (EOFError, OSError, ValueError, zlib.error) as error:  # ValueError: of pandas' parser, and of decoding
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise CourseError(f"{path} cannot be read as a CSV file: {reason}") from error
     cells = cells.fillna("").apply(lambda column: column.str.strip())
     cells.index += 1
     return cells[(cells != "").any(axis=1)]
-
-
-def _problem(cell: str, is_text: bool) -> str:
-    if not cell:
-        return "the cell is missing: fill it in, or remove the line"
-    if is_text:
-        return f"{cell[:40]!r} is no finite number, and neither is any other cell: write the column as numbers"
-    return f"{cell[:40]!r} is no finite number"
