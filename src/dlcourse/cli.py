@@ -108,35 +108,42 @@ def _run(name: str, *words: str) -> int:
 
 def _call(name: str, verb: Verb, topic: topics.Topic | None, flags: list[str]) -> int:
     """Call a verb's function by what the flags give, and print what it returns."""
-    from dlcourse.settings import SettingsParser
-
     module, _, attribute = verb.function.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(f"dlcourse.{module}"), attribute)
-    parser = SettingsParser(f"dlcourse {name}", verb.text)
-    if topic:
-        from dlcourse.training.request import resolve, settings_parser
-
-        parser = settings_parser(topic, name)
-    parser.add_command(function)
-    values = parser.parse_flags(flags)
+    values = _parsed(name, verb, function, topic, flags) if flags else {}
     as_json, is_only_shown = values.pop("json", False), values.pop("print_config", False)
     if topic:
         values["topic"] = topic
     if is_only_shown and topic:
+        from dlcourse.training.request import resolve
+
         if values.get("resume"):
             raise SettingsError("--print_config shows the settings of a new training: leave --resume out")
         groups = {group: values.get(group) for group in ("config", "data", "model", "trainer", "seed")}
         print(resolve(topic, **groups).settings.as_yaml(), end="")
         return 0
     result = function(**values)
-    if isinstance(result, int):  # of what has printed all it had to say
+    if isinstance(result, int):  # the function has printed all there is to say
         return result
     if as_json:
-        print(_text(result), file=sys.stderr)
         print(_json(result))
-    else:
-        print(_text(result))
+    if not as_json or hasattr(result, "ok"):
+        print(_text(result), file=sys.stderr if as_json else sys.stdout)
     return 0 if getattr(result, "ok", True) else 1
+
+
+def _parsed(
+    name: str, verb: Verb, function: Callable[..., Any], topic: topics.Topic | None, flags: list[str]
+) -> dict[str, Any]:
+    from dlcourse.settings import SettingsParser
+
+    parser = SettingsParser(f"dlcourse {name}", verb.text)
+    if topic:
+        from dlcourse.training.request import settings_parser
+
+        parser = settings_parser(topic, name)
+    parser.add_command(function)
+    return parser.parse_flags(flags)
 
 
 def _text(result: object) -> str:
