@@ -35,7 +35,8 @@ def read_table(path: Path, columns: int | None = None) -> pd.DataFrame:
     if width != (columns or max(width, 2)):
         wanted = columns or "two or more"
         raise CourseError(f"{path} must have {wanted} columns, separated by commas, and has {width}")
-    values = cells.apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    is_number = cells.apply(pd.to_numeric, errors="coerce").notna()
+    values = cells.where(is_number).astype(np.float64)  # exact, which to_numeric is not before pandas 3
     has_names = bool(values.iloc[0].isna().all())
     names = cells.iloc[0].tolist() if has_names else [*(f"column {number}" for number in range(1, width)), "label"]
     cells, values = cells.iloc[int(has_names) :], values.iloc[int(has_names) :]
