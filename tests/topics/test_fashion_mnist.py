@@ -143,7 +143,7 @@ def test_a_full_disk_while_unpacking_loses_nothing(
     with monkeypatch.context() as full:
         full.setattr(torchvision_utils, "extract_archive", half)
         assert re.search(
-            r"fashion-mnist\.safetensors is not there, and cannot be written \(.*No space left on device\): make room",
+            r"fashion-mnist\.safetensors does not exist, and cannot be written \(.*No space left on device\)",
             refused(),
         )
     assert torch.equal(prepared().rows.inputs[:200], made["train_images"])
@@ -316,6 +316,7 @@ def test_the_whole_set_is_split_as_ever(real_data: Callable[..., Path]) -> None:
     real_data("fashion-mnist.safetensors", "FashionMNIST/raw/train-images-idx3-ubyte.gz")
     data = FashionMNISTData()
     data.prepare_data()
+    data.setup("fit")
     assert (data.fingerprint, data.hparams["val_rows"]) == ("2b4059667c329562", 5000)
 
 

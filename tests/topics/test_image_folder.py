@@ -377,7 +377,7 @@ def test_a_folder_that_cannot_be_written_to_is_told(
         raise OSError(30, "Read-only file system", str(place))
 
     monkeypatch.setattr(decoded_images, "FileLock", refuse)
-    assert "is not there, and cannot be written (" in refused(status=1)
+    assert "does not exist, and cannot be written (" in refused(status=1)
 
 
 def test_real_ants_and_bees_are_told_apart_by_their_folders(real_data: Callable[..., Path]) -> None:

@@ -100,7 +100,7 @@ class CourseData(L.LightningDataModule, ABC):
         return {split: fixed.get(split, free[parts[split]]) for split in SPLITS}
 
     def split_fraction(self, split: Split) -> float:
-        """Which fraction becomes ``split``, of the rows that are in none of the data set's own splits."""
+        """Which fraction becomes ``split``, of the rows that are in none of `Rows.fixed_splits`."""
         return self.fractions[split]
 
     def _strata(self) -> np.ndarray[Any, Any]:
@@ -151,7 +151,7 @@ class CourseData(L.LightningDataModule, ABC):
         The other rows are split into training and validation rows by ``val_fraction``. Each ``repeat`` shuffles anew.
 
         Raises:
-            SettingsError: A class has fewer rows than there are folds, or the data set has its own test rows.
+            SettingsError: A class has fewer rows than there are folds, or the data set defines its test rows.
         """
         if "test" in self.rows.fixed_splits:
             raise SettingsError(

@@ -192,7 +192,7 @@ class Archive:
 def from_torchvision(kind: type[Any], folder: Path, archives: Mapping[str, Archive]) -> dict[str, Any]:
     """One of torchvision's image sets, downloaded where it is missing: ``train`` and ``test``.
 
-    Archives that exist are unpacked again, since torchvision does not always check what it once unpacked.
+    Archives that exist are unpacked again, since torchvision does not always check whether unpacked files are complete.
 
     Args:
         kind: torchvision's class.

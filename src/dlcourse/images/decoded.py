@@ -85,7 +85,7 @@ class DecodedImages(CourseData, ABC):
     def _wrong_with_cache(self) -> str | None:
         """Why the file cannot be used, as the end of a sentence; None where it can."""
         if not self.cache.is_file():
-            return "is not there"
+            return "does not exist"
         damage = self._damage()
         return f"is damaged ({damage})" if damage else None
 

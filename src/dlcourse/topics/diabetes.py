@@ -148,7 +148,7 @@ def _rows(
 ) -> Rows:  # fmt: skip
     """Inputs are N x features in float64, the classes N truth values."""
     targets = torch.from_numpy(is_class_1.astype(np.int64))
-    return Rows(torch.from_numpy(inputs).float(), targets, source, names, classes=classes)
+    return Rows(torch.tensor(inputs, dtype=torch.float32), targets, source, names, classes=classes)
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
