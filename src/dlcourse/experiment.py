@@ -67,14 +67,16 @@ def train(
         SettingsError: A setting is unknown, of the wrong type or out of range.
         CourseError: Something outside the code is in the way: a file, the store, the hardware.
     """
+    if repeats > 1 and not folds:
+        raise SettingsError(f"--repeats {repeats} splits the rows into folds anew: give --folds as well")
+    if folds and (refit or resume or init_from):
+        raise SettingsError("--folds goes with none of --refit, --resume, --init_from: each fold starts afresh")
     if resume:
         if config:
             raise SettingsError("--resume takes its settings from the run it goes on with: leave --config out")
         config = settings_of(resume, topic)
     request = resolve(topic, config, data, model, trainer, seed)
-    if folds or repeats > 1:
-        if refit or resume or init_from:
-            raise SettingsError("--folds goes with none of --refit, --resume, --init_from: each fold starts afresh")
+    if folds:
         return cross_validate(request, folds, repeats, name)
     topic, settings = request.topic, request.settings
     processes = count_processes(settings.trainer)
@@ -200,6 +202,8 @@ def compare(
         raise SettingsError(f"two files are called {twice[0]}: give each experiment a name of its own")
     # Whatever is wrong is told before anything is trained.
     requests = [resolve(topic, file, data, model, trainer, seed) for file in files]
+    for file, request in zip(files, requests, strict=True):
+        resolve(topic, file, data, model, trainer, request.settings.seed + seeds - 1)
     topic = requests[0].topic
     tags = {"dlcourse.kind": "comparison"}
     with open_store().start_run(topic.name, f"compare: {', '.join(names)}"[:120], tags, watched=False) as run:

@@ -79,9 +79,9 @@ class SettingsParser:
     def add_arguments(self, function: Callable[..., Any], group: str | None = None, skip: Sequence[str] = ()) -> None:
         """Take the keyword arguments of a function or class, as flags ``--name`` or ``--group.name``."""
         if isinstance(function, type):
-            self.parser.add_class_arguments(function, group, skip=set(skip))
+            self.parser.add_class_arguments(function, group, as_group=False, skip=set(skip))
         else:
-            self.parser.add_function_arguments(function, group, as_group=group is not None, skip=set(skip))
+            self.parser.add_function_arguments(function, group, as_group=False, skip=set(skip))
 
     def add_command(self, function: Callable[..., Any]) -> None:
         """Take a verb's own arguments: those of its function that are no settings, and files by their place."""
@@ -108,12 +108,15 @@ class SettingsParser:
             SettingsError: A flag is unknown, or a value cannot be taken.
         """
         files, flags = self._sorted(words)
+        is_shown = "--print_config" in flags  # jsonargparse knows that flag, and would print other settings as well
+        flags = [flag for flag in flags if flag != "--print_config"]
         try:
             values = self.parser.parse_args(flags, defaults=False)
         except (ArgumentError, argparse.ArgumentError) as error:
             typed = dict(flag.removeprefix("--").partition("=")[::2] for flag in flags)
             raise SettingsError(explanation(self.parser, error, typed, "--")) from error
-        return {**plain(values), **({"config": files} if files else {})}
+        given: dict[str, Any] = plain(values)
+        return given | ({"config": files} if files else {}) | ({"print_config": True} if is_shown else {})
 
     def resolve(self, files: Sequence[Path], values: Mapping[str, Any]) -> dict[str, Any]:
         """The defaults, with those of each file over them in turn, and ``values`` over all.

@@ -60,7 +60,7 @@ def test_seeds_begin_with_that_of_the_flag_else_of_the_file(project: Path, capsy
     assert seeds() == {"with": ["3"], "without": ["0"]}
     before = len(client.search_runs(["1"]))
     line = refused(capsys, *files, "--seeds", 2, "--seed", 2**32 - 1)
-    assert line == f"--seed must be a whole number from 0 to {2**32 - 1}, not {2**32}"
+    assert line == f"seed must be a whole number from 0 to {2**32 - 1}, not {2**32}"
     assert len(client.search_runs(["1"])) == before
 
 
@@ -69,9 +69,11 @@ def first_column(comparison: Comparison) -> list[str]:
 
 
 def test_validation_rows_choose_and_test_rows_are_told(project: Path) -> None:
-    one, other = (dlcourse.train("height-weight", trainer={"max_epochs": epochs}) for epochs in (1, 2))
-    one.metrics |= {"best/val_mse": 10.0, "test/mse": 1.0}
-    other.metrics |= {"best/val_mse": 5.0, "test/mse": 2.0}
+    made = (dlcourse.train("height-weight", trainer={"max_epochs": epochs}) for epochs in (1, 2))
+    figures = {"best/val_mse": 10.0, "test/mse": 1.0}, {"best/val_mse": 5.0, "test/mse": 2.0}
+    one, other = (
+        dataclasses.replace(each, metrics=each.metrics | own) for each, own in zip(made, figures, strict=True)
+    )
     comparison = Comparison("height-weight", "", {"one": [one], "other": [other]})
     lines = [re.split("  +", line) for line in str(comparison).splitlines()]
     assert lines[0][:4] == ["experiment", "validation mse", "spread of 1 seeds", "test mse"]
@@ -120,8 +122,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 
 def test_bad_input_is_one_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one = "compare needs two files or more, and got 1: experiments/height-weight/*.yaml"
-    assert refused(capsys, FILES[0]) == one
+    assert refused(capsys, FILES[0]).startswith("compare needs two experiments or more")
     assert refused(capsys, FILES[0], FILES[0]) == "two files are called default: give each experiment a name of its own"
     assert refused(capsys, *FILES, "--seeds", 0) == "--seeds must be a whole number above 0, not 0"
     assert "did you mean --trainer.max_epochs?" in refused(capsys, *FILES, "--trainer.max_epoch", 3)

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ class Comparison:
     topic: str
     run_id: str
     results: dict[str, list[Result]]
-    lost: dict[str, str]
+    lost: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         metric, split = _chosen_by(self.results)

@@ -130,16 +130,15 @@ class CrossValidation:
         return {**dataclasses.asdict(self), "card": self.card}
 
 
-def cross_validate(request: Request, folds: int | None, repeats: int, name: str | None = None) -> CrossValidation:
+def cross_validate(request: Request, folds: int, repeats: int, name: str | None = None) -> CrossValidation:
     """Train and measure a topic's model on each of K folds, R times: one run for all, with a light one a fold in it.
 
     Raises:
         SettingsError: There are fewer than 2 folds, more than rows of a class, or several devices.
         CourseError: A fold's training diverged.
     """
-    if (folds or 0) < 2:
+    if folds < 2:
         raise SettingsError("--folds must be at least 2: a part to test on and a part to train on")
-    assert folds
     if count_processes(request.settings.trainer) > 1:
         devices = request.settings.trainer["devices"]
         raise SettingsError(
