@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dlcourse.reporting.figures import NAMES
+from dlcourse.data.rows import SPLIT_NAMES
 from dlcourse.training.start import rows_text
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def card_of(result: "Result") -> str:
     lines.append(("stopped", f"{stopped}; the weights of epoch {fitted.epoch} are kept"))
     if fitted.refitted:
         lines.append(("refit", f"anew on training and validation rows, for {fitted.epoch + 1} epochs"))
-    asked, told = (*data.rows.features, "input")[0], (*data.rows.answers, "answer")[0]
+    asked, told = (*data.rows.feature_names, "input")[0], (*data.rows.target_names, "answer")[0]
     lines += [("answer", f"{asked} {question}: {told} {answer:.2f}") for question, answer in result.answers.items()]
     lines.append(("model", result.exported.text if result.exported else "none, since there is nothing in it to use"))
     lines.append(("run", f"{result.run_id} in {result.store}"))
@@ -54,7 +54,7 @@ def in_columns(title: str, lines: Sequence[tuple[str, str]]) -> str:
 def _metric_lines(result: "Result", assessment: "Assessment") -> Lines:
     """The metrics of the rows the model is judged by, with 95 % intervals, and the baselines' beside them."""
     metric, evaluation = result.primary_metric, assessment.evaluation
-    split, num_rows = NAMES[evaluation.split], len(evaluation.targets)
+    split, num_rows = SPLIT_NAMES[evaluation.split], len(evaluation.targets)
     text = f"{evaluation.metrics[metric]:.4g}"
     if metric in evaluation.intervals and evaluation.split != "train":
         low, high = evaluation.intervals[metric]

@@ -9,9 +9,9 @@ import yaml
 from mlflow.exceptions import MlflowException
 
 from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import SPLIT_NAMES
 from dlcourse.errors import CourseError, one_line
 from dlcourse.models.base import CourseModel
-from dlcourse.reporting.figures import NAMES
 from dlcourse.topics import Topic
 from dlcourse.tracking.store import Store
 from dlcourse.training.checkpoints import read_checkpoint
@@ -69,7 +69,7 @@ def check_unseen(store: Store, topic: Topic, first: mlflow.Run, data: CourseData
         for split in ("test", "val"):
             rows = data.rows.contents(data.splits[split])
             seen = sum(row in learned for row in rows)
-            told = f"{seen} of the {len(rows)} {NAMES[split]} rows were training rows of {run.info.run_name}"
+            told = f"{seen} of the {len(rows)} {SPLIT_NAMES[split]} rows were training rows of {run.info.run_name}"
             if seen and split == data.eval_split:
                 raise CourseError(
                     f"--init_from {first.info.run_name}: {told} ({run.info.run_id}), whose weights know them: take the "
