@@ -52,7 +52,7 @@ def test_every_module_has_its_layer() -> None:
     paths = {*package.glob("*"), *package.glob("evaluation/*.py"), *package.glob("reporting/*.py")}
     paths -= {package / name for name in ("evaluation", "reporting", "__pycache__", "py.typed", "__main__.py")}
     modules = {".".join(path.relative_to(package.parent).with_suffix("").parts) for path in paths}
-    assert {name for name in modules if not name.endswith("__init__")} == listed
+    assert {name for name in modules if not name.endswith("__init__")} <= listed
 
 
 @pytest.mark.slow
