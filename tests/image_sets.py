@@ -96,9 +96,9 @@ def write_image_folder(data: Path, patch: pytest.MonkeyPatch, train: int = 60, t
 
 
 def write_pictures(folder: Path, count: int, darker: bool = False) -> list[Path]:
-    """Noise in PNG files of several sizes; where it is to be darker, in the middle."""
+    """Noise in PNG files of several sizes; where it is to be darker, in the middle. The same wherever the folder is."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw = np.random.default_rng(len(folder.parts) + count + darker)
+    draw = np.random.default_rng([count, darker, *folder.name.encode()])
     paths = []
     for number in range(count):
         pixels = draw.integers(80, 256, (40 + number % 3, 48, 3), dtype=np.uint8)
