@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mlflow.entities import Run as StoredRun
 
 from dlcourse import topics
 from dlcourse.data.datamodule import CourseData
@@ -31,6 +30,7 @@ from dlcourse.settings import Request, Settings, perform, request_from_flags, se
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.run import Run
+from dlcourse.tracking.store import StoredRun
 from dlcourse.training.checkpoints import load_checkpoint, read_checkpoint
 from dlcourse.training.fit import new_model
 from dlcourse.training.initial_weights import check_unseen, start_from

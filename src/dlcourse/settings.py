@@ -394,3 +394,9 @@ def _plain(value: Any) -> Any:
 def _words(kind: str) -> str:
     """PositiveFloat -> positive float."""
     return re.sub(r"(?<!^)(?=[A-Z])", " ", kind).lower()
+
+
+def nearest_folder(name: str, start: Path | None = None) -> Path | None:
+    """The folder ``name`` in ``start`` (by default the current folder) or the nearest folder above that has one."""
+    start = (start or Path.cwd()).absolute()
+    return next((folder / name for folder in (start, *start.parents) if (folder / name).is_dir()), None)

@@ -101,7 +101,7 @@ class TestWhatIsThere:
     def test_too_little_disk_and_memory(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(machine, "LEAST_FREE", 1e9)
+        monkeypatch.setattr(machine, "MIN_FREE_GB", 1e9)
         assert main(["doctor"]) == 1
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WRONG")]
         assert [line.split()[1] for line in lines] == ["memory", "disk"]

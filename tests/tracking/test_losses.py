@@ -94,7 +94,7 @@ class TestNamesThatAreRefused:
             raise ZeroDivisionError("no picture")
 
         found = topics.find("height-weight")
-        topic = dataclasses.replace(found, figures={"bad": fails, **found.pictures})
+        topic = dataclasses.replace(found, figures={"bad": fails, **found.figures})
         result = dlcourse.train(topic, trainer={"max_epochs": 2})
         run = stored(result.run_id)
         assert run.info.status == "FINISHED"

@@ -19,6 +19,7 @@ from dlcourse.data.samplers import ShuffledOrder, UnpaddedSampler, epoch_seed, e
 from dlcourse.data.splits import stratified_split
 from dlcourse.errors import SettingsError
 from dlcourse.ranges import Fraction, PositiveInt, Seed
+from dlcourse.settings import nearest_folder
 
 
 def data_folder() -> Path:
@@ -28,8 +29,7 @@ def data_folder() -> Path:
     """
     if named := os.environ.get("DLCOURSE_DATA_DIR"):
         return Path(named)
-    here = Path.cwd()
-    return next((place / "data" for place in (here, *here.parents) if (place / "data").is_dir()), here / "data")
+    return nearest_folder("data") or Path.cwd() / "data"
 
 
 class CourseData(L.LightningDataModule, ABC):

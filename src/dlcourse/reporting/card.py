@@ -20,7 +20,6 @@ from dlcourse.reporting import figures
 from dlcourse.reporting.result import Result
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
-from dlcourse.tracking.environment import environment
 from dlcourse.tracking.run import WAITING, Run, reason
 from dlcourse.training.fit import Fitted
 
@@ -29,13 +28,14 @@ log = logging.getLogger(__name__)
 
 def log_start(run: Run, topic: Topic, data: CourseData, settings: Settings) -> None:
     """Settings, rows, packages: what is known before the first step."""
-    run.log_params(settings.flat())
-    sizes = {split: len(data.splits[split]) for split in SPLITS}
-    run.log_rows(topic.name, data.rows.digest, data.rows.source, sizes)
-    with run.attempt("settings.yaml"):
-        run.path("settings.yaml").write_text(settings.as_yaml(), encoding="utf-8")
-    with run.attempt("environment.txt"):
-        run.path("environment.txt").write_text(environment(), encoding="utf-8")
+    run.log_start(
+        params=settings.flat(),
+        settings=settings.as_yaml(),
+        dataset=topic.name,
+        digest=data.rows.digest,
+        source=data.rows.source,
+        num_rows={split: len(data.splits[split]) for split in SPLITS},
+    )
     log.info("%s: %s; run %s", topic.name, _rows_of(data), run.run_id)
 
 
