@@ -168,14 +168,6 @@ class TestADiskThatFills:
         assert open_store().find_run("unlucky (resumed)", "eventful").info.status == "FINISHED"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"), made_store)
-    yield server
-    if server.process.poll() is None:
-        server.stop()
-
-
 def steps(run: Run) -> list[int]:
     return [each.step for each in open_store().client.get_metric_history(run.info.run_id, "val/loss")]
 
@@ -293,24 +285,3 @@ class TestAServerWithAPassword:
         assert said.startswith(f"dlcourse: the store http://ada:***@127.0.0.1:{gate.port} cannot be opened: ")
         assert "401" in said
         assert "mistaken" not in said
-
-
-@pytest.mark.slow
-class TestAServerWhoseProcessEnds:
-    def test_costs_no_training(
-        self,
-        server: Server,
-        eventful: Any,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: Capture,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        eventful.happens = server.stop
-        assert main(TRAIN) == 1
-        assert "  verdict " in capsys.readouterr().out
-        assert "is not wholly in the store" in last_words(caplog)[1]

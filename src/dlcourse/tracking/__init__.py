@@ -7,8 +7,8 @@ set already stay.
 import os
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# MLflow's own 7 tries of 120 s would hold up each call for minutes when a server is gone. A run sends again what was
-# not written, so that few tries are enough.
+# With MLflow's own 7 retries and 120 s each call would take minutes when a server is gone. A run sends later what could
+# not be written, so that few retries are enough.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -23,7 +23,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from dlcourse.errors import CourseError, one_line, shown, without_password
+from dlcourse.errors import CourseError, one_line, shown
 from dlcourse.settings import nearest_folder
 from dlcourse.tracking import relocation
 from dlcourse.tracking.run import reason
@@ -146,6 +146,9 @@ def _sqlite_file(uri: str) -> Path | None:
     return None if url.query else Path(url.database).resolve()
 
 
+# Errors of servers and databases may quote the password: they are in the message, without it, and not its cause.
+
+
 def _check_server(uri: str) -> None:
     """A server that is gone is noticed in ten seconds; MLflow would try for minutes."""
     try:
@@ -156,7 +159,7 @@ def _check_server(uri: str) -> None:
         raise CourseError(
             f"the tracking server {shown(uri)} does not answer ({reason(error)}): start it, "
             "or unset MLFLOW_TRACKING_URI"
-        ) from _presentable(error)
+        ) from None
 
 
 def request(uri: str, path: str = "") -> requests.Response:
@@ -179,12 +182,7 @@ def _check_driver(uri: str) -> None:
         if other and importlib.util.find_spec(other):
             remedy = f"{other}, which is installed, takes postgresql+{other}://; or {remedy}"
         text = f"{shown(uri)} needs the database driver {missing}, which is not installed: {remedy}"
-        raise CourseError(text) from _presentable(error)
-
-
-def _presentable(error: Exception) -> Exception | None:
-    """An error as the cause of another one; None where Python would show a password with it."""
-    return error if without_password(str(error)) == str(error) else None
+        raise CourseError(text) from None
 
 
 def _check_database(store: Store) -> None:
@@ -193,7 +191,7 @@ def _check_database(store: Store) -> None:
         store.client.search_experiments(max_results=1)
     except Exception as error:  # drivers of databases raise errors of their own
         problem = _schema_problem(store.uri) or f"cannot be opened: {one_line(error)[:300]}"
-        raise CourseError(f"the store {store.shown} {problem}") from _presentable(error)
+        raise CourseError(f"the store {store.shown} {problem}") from None
 
 
 def schema_revision(uri: str) -> str | None:

@@ -35,7 +35,7 @@ BATCH_SIZES = {"tags": 100, "params": 100, "metrics": 1000}
 SECONDS_BETWEEN_WRITES = 1.0
 # While a store cannot be written, each further try may wait for a time-out.
 SECONDS_BETWEEN_RETRIES = 30.0
-# MLflow takes longer tag values, but its pages show them whole in every table.
+# MLflow takes 8000 characters, servers of older versions 5000.
 MAX_TAG_LENGTH = 5000
 
 # MLflow's names of the splits.

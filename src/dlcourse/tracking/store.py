@@ -119,8 +119,8 @@ class Store:
         except Exception as error:
             if within is None:
                 raise
-            part = Run(self, None, name)
-            within.lose(name.removeprefix(f"{within.name}: "), error)
+            part = Run(self, None, name, within=within)
+            within.lose(part.part_name, error)
             return part
         try:
             return Run(self, stored, name, watched=watched, within=within)

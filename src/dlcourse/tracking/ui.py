@@ -42,7 +42,9 @@ def ui(*, host: str = "127.0.0.1", port: PositiveInt = 5000) -> int:
         print(f"the runs are on a server; open\n{pages}")
         return 0
     try:
-        socket.create_server((host, port)).close()
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.bind((host, port))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
         raise CourseError(
