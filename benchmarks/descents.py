@@ -14,10 +14,9 @@ from typing import Any
 import torch
 
 from dlcourse import topics
-from dlcourse.experiment import train
 from dlcourse.models.trajectory import TrajectoryModel
-from dlcourse.settings import resolve, settings_parser
 from dlcourse.training.fit import new_model
+from dlcourse.training.request import resolve
 from dlcourse.training.trainer import make_trainer
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -26,9 +25,8 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 def ended(topic_name: str, experiment: str, seed: int, epochs: int) -> tuple[list[float], TrajectoryModel]:
     """The weights that an experiment's training ends with, by the shared Trainer and without a store."""
     topic = topics.find(topic_name)
-    given = {"seed": seed, "trainer": {"max_epochs": epochs}}
-    parser = settings_parser(topic, train, "benchmark")
-    settings, _ = resolve(parser.parse_values(given, str(EXPERIMENTS / topic_name / f"{experiment}.yaml")))
+    file = EXPERIMENTS / topic_name / f"{experiment}.yaml"
+    settings = resolve(topic, file, None, None, {"max_epochs": epochs}, seed).settings
     data = topic.data(**settings.data)
     model = new_model(topic, data, settings)
     assert isinstance(model, TrajectoryModel)

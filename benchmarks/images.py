@@ -22,11 +22,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dlcourse.data.datamodule import CourseData
-from dlcourse.experiment import train
 from dlcourse.images.convolutional_network import ConvolutionalNetwork
-from dlcourse.settings import resolve, settings_parser
 from dlcourse.topics import find
 from dlcourse.training.fit import new_model
+from dlcourse.training.request import resolve
 from dlcourse.training.trainer import make_trainer
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -69,10 +68,8 @@ class Watch(L.Callback):
 def ours(topic_name: str, experiment: str, trainer: dict[str, Any], model: dict[str, Any] | None = None) -> Watch:
     """Train an experiment of the package by its own Trainer, without a store."""
     topic = find(topic_name)
-    file = str(EXPERIMENTS / topic_name / f"{experiment}.yaml")
-    values = {"data": {"source": "full"}, "trainer": trainer, "model": model or {}}
-    parsed = settings_parser(topic, train, "benchmark").parse_values({k: v for k, v in values.items() if v}, file)
-    settings, _ = resolve(parsed)
+    file = EXPERIMENTS / topic_name / f"{experiment}.yaml"
+    settings = resolve(topic, file, {"source": "full"}, model, trainer, None).settings
     data = topic.data(**settings.data)
     data.prepare_data()
     data.setup("fit")

@@ -28,17 +28,16 @@ from torch.nn import functional as F
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Rows, Split
 from dlcourse.evaluation import baselines
-from dlcourse.evaluation.assessment import assess
+from dlcourse.evaluation.assessment import evaluate_splits, fit_baselines, judge_model
 from dlcourse.evaluation.evaluation import Evaluation
 from dlcourse.evaluation.overfitting import Overfitting
 from dlcourse.evaluation.verdict import Comparison, Verdict, compare_with, judge, quantities_of
-from dlcourse.experiment import train
 from dlcourse.models.tasks import Regressor
-from dlcourse.settings import resolve, settings_parser
 from dlcourse.topics import Topic
 from dlcourse.topics.diabetes import DiabetesNetwork
 from dlcourse.tracking.opening import open_store
 from dlcourse.training.fit import fit, new_model
+from dlcourse.training.request import resolve
 
 # Losses without trainings
 
@@ -536,10 +535,8 @@ TRAINED = {
 
 def run_case(case: Trained, seed: int) -> tuple[Verdict, Overfitting | None]:
     """One seed of a case, through the package's own parts."""
-    parser = settings_parser(case.topic, train, "verdicts")
-    data_settings = {**case.data, "made_by": seed, "split_seed": seed}
-    values = {"data": data_settings, "model": case.model, "trainer": case.trainer, "seed": seed}
-    settings, _ = resolve(parser.parse_values({key: value for key, value in values.items() if value}))
+    rows = {**case.data, "made_by": seed, "split_seed": seed}
+    settings = resolve(case.topic, None, rows, case.model, case.trainer, seed).settings
     data = case.topic.data(**settings.data)
     data.setup("fit")
     model = new_model(case.topic, data, settings)
@@ -548,10 +545,9 @@ def run_case(case: Trained, seed: int) -> tuple[Verdict, Overfitting | None]:
         tempfile.TemporaryDirectory() as folder,
     ):
         fitted = fit(case.topic, run, data, model, settings, case.topic.monitor, Path(folder), light=True)
-        assessment = assess(
-            case.topic, fitted.trainer, fitted.model, data, splits=[data.eval_split], curves=run.history,
-            kept_epoch=fitted.epoch,
-        )  # fmt: skip
+        evaluations = evaluate_splits(fitted.trainer, fitted.model, data, [data.eval_split])
+    baselines = fit_baselines(case.topic, data, fitted.model)
+    assessment = judge_model(case.topic, fitted.model, data, evaluations, baselines, run.history, fitted.epoch)
     return assessment.verdict, fitted.overfitting
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from dlcourse import topics
-from dlcourse.experiment import train
-from dlcourse.settings import settings_parser
+from dlcourse.experiment import compare, train
+from dlcourse.training.overfit_batch import overfit
+from dlcourse.training.request import resolve, settings_parser
 from tests.conftest import ROOT
 from tests.processes import words_of
 
@@ -29,9 +30,13 @@ def test_commands_can_be_taken(command: str) -> None:
     verb, name, *words = words_of(command, ROOT)
     files = [word for word in words if word.endswith(".yaml")]
     assert files
+    topic = topics.find(name)
+    parser = settings_parser(topic, verb)
+    parser.add_command({"train": train, "compare": compare, "overfit": overfit}[verb])
+    values = parser.parse_flags(words)
+    groups = [values.get(group) for group in ("data", "model", "trainer", "seed")]
     for file in files:
-        flags = [word for word in words if word not in ("--config", *files)] if verb == "train" else []
-        settings_parser(topics.find(name), train, "docs").parse_flags(["--config", str(ROOT / file), *flags])
+        resolve(topic, ROOT / file, *groups)
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)

@@ -14,7 +14,6 @@ from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Rows
 from dlcourse.errors import CourseError, SettingsError
 from dlcourse.evaluation import baselines
-from dlcourse.experiment import cross_validate
 from dlcourse.reporting.result import Result
 from dlcourse.topics import Topic
 from tests.conftest import EXPERIMENTS
@@ -166,7 +165,7 @@ def test_tensorboard_of_folds_is_kept_with_each_of_them(project: Path, monkeypat
     (project / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(project / "temporary"))
     settings = {"max_epochs": 2, "tensorboard": True}
-    validated = cross_validate("height-weight", folds=2, trainer=settings)
+    validated = dlcourse.train("height-weight", folds=2, trainer=settings)
     assert not list((project / "temporary").rglob("events.out.*"))
     store = dlcourse.open_store()
     wanted = f"tags.mlflow.parentRunId = '{validated.run_id}'"

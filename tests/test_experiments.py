@@ -7,8 +7,7 @@ import pytest
 
 import dlcourse
 from dlcourse import topics
-from dlcourse.experiment import train
-from dlcourse.settings import resolve, settings_parser
+from dlcourse.training.request import resolve
 from tests.conftest import EXPERIMENTS
 from tests.image_sets import write_cifar10, write_fashion_mnist, write_image_folder, write_weights
 
@@ -33,8 +32,7 @@ def test_trains(project: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("name", topics.titles())
-def test_default_file_is_what_a_topic_does_without_one(name: str) -> None:
-    parser = settings_parser(topics.find(name), train, "dlcourse")
-    assert resolve(parser.parse_values({}, str(EXPERIMENTS / name / "default.yaml"))) == resolve(
-        parser.parse_values({})
-    )
+def test_the_default_file_is_what_a_topic_does_without_one(project: Path, name: str) -> None:
+    without = resolve(name, None, None, None, None, None)
+    assert without.settings == resolve(name, EXPERIMENTS / name / "default.yaml", None, None, None, None).settings
+    assert without.name == "default"

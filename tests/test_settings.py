@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,18 +12,21 @@ import yaml
 import dlcourse
 from dlcourse import topics
 from dlcourse.doctor.topic import check_topic
-from dlcourse.errors import CourseError, SettingsError, suggestion
+from dlcourse.errors import SettingsError, suggestion
 from dlcourse.evaluation import baselines
-from dlcourse.experiment import cross_validate, overfit, train
-from dlcourse.ranges import PositiveInt
-from dlcourse.settings import OneLineParser, Settings, described, resolve, settings_parser
+from dlcourse.experiment import train
+from dlcourse.settings import PositiveInt, Settings, SettingsParser, described
 from dlcourse.topics import Topic
+from dlcourse.training.overfit_batch import overfit
+from dlcourse.training.request import resolve, settings_parser
 from tests.samples import Given, YesOrNo, two_classes
 
 
 @pytest.fixture
-def parser() -> OneLineParser:
-    return settings_parser(topics.find("height-weight"), train, "dlcourse train height-weight")
+def parser() -> SettingsParser:
+    parser = settings_parser(topics.find("height-weight"), "train")
+    parser.add_command(train)
+    return parser
 
 
 @pytest.fixture
@@ -53,21 +55,20 @@ WRONG_FLAGS = {
     "--model.learning 8": "unknown flag --model.learning; see `dlcourse train height-weight --help`",
     "--lr 8": "unknown flag --lr; did you mean --model.lr?",
     "--epochs 8": "unknown flag --epochs; did you mean --trainer.max_epochs?",
-    "-model.lr 8": "unknown flag -model.lr; did you mean --model.lr?",
+    "-model.lr 8": "unrecognized arguments: -model.lr 8",
     "--model.shape 3": "unknown flag --model.shape; see `dlcourse train height-weight --help`",
     "--trainer.monitor x": "unknown flag --trainer.monitor; see `dlcourse train height-weight --help`",
     "--jsn": "unknown flag --jsn; did you mean --json?",
-    "-x": "unknown flag -x; see `dlcourse train height-weight --help`",
-    "extra": "unexpected 'extra' among the flags; see `dlcourse train height-weight --help`",
-    "--model.lr 0.1 0.2": "unexpected '0.2' among the flags; see `dlcourse train height-weight --help`",
-    "--model 3": "--model is a group of settings: set one of them, such as --model.loss",
+    "-x": "unrecognized arguments: -x",
+    "extra": "unrecognized arguments: extra",
+    "--model.lr 0.1 0.2": "unrecognized arguments: 0.2",
+    "--model 3": "unknown flag --model; see `dlcourse train height-weight --help`",
     "--model.lr": "--model.lr needs a value: a number above 0",
     "--model.lr --seed 1": "--model.lr needs a value: a number above 0",
     "--model.lr=": "--model.lr needs a value: a number above 0",
     "--model.optimizer": "--model.optimizer needs a value: one of sgd, nesterov, adam, adamw",
-    "--config": "--config needs a value: the path of a YAML file",
-    "--help=3": "--help takes no value, and got 3",
-    "--json=1": "--json takes no value, and got 1",
+    "--config": "--config needs a value: a YAML file",
+    "--model.decoupled true": "--model.decoupled is called --model.lr_per_1024_samples now",
     "--model.lr -1": "--model.lr must be a number above 0, not -1",
     "--model.lr=-1": "--model.lr must be a number above 0, not -1",
     "--model.lr -1e-3": "--model.lr must be a number above 0, not -1e-3",
@@ -102,11 +103,11 @@ WRONG_FLAGS = {
 
 
 @pytest.mark.parametrize("flags", WRONG_FLAGS)
-def test_a_wrong_flag_is_told(parser: OneLineParser, flags: str) -> None:
+def test_a_wrong_flag_is_told(parser: SettingsParser, flags: str) -> None:
     assert refusal(lambda: parser.parse_flags(flags.split())) == WRONG_FLAGS[flags]
 
 
-def test_a_value_with_spaces_is_quoted(parser: OneLineParser) -> None:
+def test_a_value_with_spaces_is_quoted(parser: SettingsParser) -> None:
     assert refusal(lambda: parser.parse_flags(["--model.lr", "very\nfast"])) == (
         "--model.lr must be a number above 0, not 'very fast'"
     )
@@ -114,106 +115,115 @@ def test_a_value_with_spaces_is_quoted(parser: OneLineParser) -> None:
 
 
 WRONG_FILES = {
-    "model: [1": "--config mine.yaml line 1 is not valid YAML: expected ',' or ']', but got '<stream end>'",
-    "model:\n\tlr: 1": "--config mine.yaml line 2 is not valid YAML: found character '\\t' that cannot start any token",
-    "a: 1\n---\nb: 1": "--config mine.yaml line 2 is not valid YAML: but found another document",
-    "": "--config mine.yaml is empty: write at least one setting into it, or leave it out",
-    "# model:\n#   lr: 1": "--config mine.yaml is empty: write at least one setting into it, or leave it out",
-    "- lr": "--config mine.yaml must hold keys and values, not a list",
-    "fast": "--config mine.yaml must hold keys and values, not a str",
-    "model: 3": "--config mine.yaml: model must hold keys and values, not 3",
-    "model:\n#  lr: 1": "--config mine.yaml: model is empty: write a setting under it, or leave it out",
-    "modle:\n  lr: 1": "--config mine.yaml: unknown key modle; did you mean model?",
-    "model:\n  lrr: 1": "--config mine.yaml: unknown key model.lrr; did you mean model.lr?",
-    "lr: 1": "--config mine.yaml: unknown key lr; did you mean model.lr?",
-    "config: other.yaml": "--config mine.yaml: unknown key config; see `dlcourse train height-weight --help`",
-    "json: true": "--config mine.yaml: unknown key json; see `dlcourse train height-weight --help`",
-    "1: 2": "--config mine.yaml: unknown key 1; see `dlcourse train height-weight --help`",
-    "model:\n  lr: -1": "--config mine.yaml: model.lr must be a number above 0, not -1",
-    "model.lr: -1": "--config mine.yaml: model.lr must be a number above 0, not -1",
-    "model:\n  lr: fast": "--config mine.yaml: model.lr must be a number above 0, not fast",
-    "model:\n  lr:": "--config mine.yaml: model.lr must be a number above 0, not null",
-    "model:\n  lr: true": "--config mine.yaml: model.lr must be a number above 0, not true",
-    "model:\n  lr: .inf": "--config mine.yaml: model.lr must be a number above 0, not inf",
-    "model:\n  lr: [1]": "--config mine.yaml: model.lr must be a number above 0, not [1]",
-    "data:\n  batch_size: 1.5": "--config mine.yaml: data.batch_size must be a whole number above 0, not 1.5",
-    "data:\n  standardize: maybe": "--config mine.yaml: data.standardize must be true or false, not maybe",
-    "seed: -1": "--config mine.yaml: seed must be a whole number from 0 to 4294967295, not -1",
-    "name: 3": "--config mine.yaml: name must be text or null, not 3",
-    "model:\n  lr: 1\n  lr: 2": "--config mine.yaml line 3 is not valid YAML: lr is there twice, first in line 2: "
-    "keep one",
-    "model:\n  lr: 1\nseed: 1\n\nmodel:\n  momentum: 0": "--config mine.yaml line 5 is not valid YAML: model is there "
-    "twice, first in line 1: keep one",
-    'model: {lr: 1, "lr": 2}': "--config mine.yaml line 1 is not valid YAML: lr is there twice, first in line 1: "
-    "keep one",
-    "model:\n  lr: 1\nmodel.lr: 2": "--config mine.yaml: model.lr is there twice: keep one",
+    "model: [1": "mine.yaml line 1 is not valid YAML",
+    "model:\n\tlr: 1": "mine.yaml line 2 is not valid YAML",
+    "a: 1\n---\nb: 1": "mine.yaml line 2 is not valid YAML",
+    "": "mine.yaml is empty",
+    "# model:\n#   lr: 1": "mine.yaml is empty",
+    "- lr": "mine.yaml holds a list",
+    "fast": "mine.yaml holds a str",
+    "model: 3": "mine.yaml: model must hold keys and values",
+    "model:\n#  lr: 1": "mine.yaml: model must hold keys and values",
+    "modle:\n  lr: 1": "mine.yaml: unknown key modle; did you mean model?",
+    "model:\n  lrr: 1": "mine.yaml: unknown key model.lrr; did you mean model.lr?",
+    "model:\n  decoupled: true": "mine.yaml: model.decoupled is called model.lr_per_1024_samples now",
+    "lr: 1": "mine.yaml: unknown key lr; did you mean model.lr?",
+    "config: other.yaml": "mine.yaml: unknown key config",
+    "json: true": "mine.yaml: unknown key json",
+    "name: mine": "mine.yaml: unknown key name",
+    "1: 2": "mine.yaml: unknown key 1",
+    "model:\n  lr: -1": "mine.yaml: model.lr must be a number above 0, not -1",
+    "model.lr: -1": "mine.yaml: model.lr must be a number above 0, not -1",
+    "model:\n  lr: fast": "mine.yaml: model.lr must be a number above 0, not fast",
+    "model:\n  lr:": "mine.yaml: model.lr must be a number above 0, not null",
+    "model:\n  lr: true": "mine.yaml: model.lr must be a number above 0, not true",
+    "model:\n  lr: .inf": "mine.yaml: model.lr must be a number above 0, not inf",
+    "model:\n  lr: [1]": "mine.yaml: model.lr must be a number above 0, not [1]",
+    "data:\n  batch_size: 1.5": "mine.yaml: data.batch_size must be a whole number above 0, not 1.5",
+    "data:\n  standardize: maybe": "mine.yaml: data.standardize must be true or false, not maybe",
+    "seed: -1": "mine.yaml: seed must be a whole number from 0 to 4294967295, not -1",
+    "model:\n  lr: 1\n  lr: 2": "mine.yaml line 3 is not valid YAML: lr is there twice",
+    "model:\n  lr: 1\nseed: 1\n\nmodel:\n  momentum: 0": "mine.yaml line 5 is not valid YAML: model is there twice",
+    'model: {lr: 1, "lr": 2}': "mine.yaml line 1 is not valid YAML: lr is there twice",
+    "model:\n  lr: 1\nmodel.lr: 2": "mine.yaml: model.lr is there twice",
 }
 
 
+def resolved(*files: str, **groups: Any) -> dict[str, Any]:
+    values = (groups.get(group) for group in ("data", "model", "trainer", "seed"))
+    return resolve("height-weight", files, *values).settings.flat()
+
+
 @pytest.mark.parametrize("content", WRONG_FILES)
-def test_a_wrong_file_is_told(parser: OneLineParser, written: Callable[[str], str], content: str) -> None:
+def test_a_wrong_file_is_told(written: Callable[[str], str], content: str) -> None:
     file = written(content)
-    assert refusal(lambda: parser.parse_flags(["--config", file])) == WRONG_FILES[content]
-    assert refusal(lambda: parser.parse_values({}, file)) == WRONG_FILES[content]
+    assert WRONG_FILES[content] in refusal(lambda: resolved(file))
 
 
-def test_a_wrong_value_in_a_file_is_told_though_a_flag_would_replace_it(
-    parser: OneLineParser, written: Callable[[str], str]
-) -> None:
+def test_a_wrong_value_in_a_file_is_told_though_an_argument_would_replace_it(written: Callable[[str], str]) -> None:
     file = written("model:\n  lr: -1")
-    assert refusal(lambda: parser.parse_flags(["--model.lr", "0.1", "--config", file])).startswith("--config mine.yaml")
+    assert "mine.yaml" in refusal(lambda: resolved(file, model={"lr": 0.1}))
 
 
-def test_a_file_that_runs_code_is_not_read(parser: OneLineParser, written: Callable[[str], str]) -> None:
+def test_a_file_that_runs_code_is_not_read(written: Callable[[str], str]) -> None:
     file = written("model:\n  lr: !!python/object/apply:os.getcwd []")
-    assert "line 2 is not valid YAML" in refusal(lambda: parser.parse_flags(["--config", file]))
+    assert "line 2 is not valid YAML" in refusal(lambda: resolved(file))
 
 
-def test_a_file_that_is_no_text_is_told(parser: OneLineParser, written: Callable[[str], str]) -> None:
+def test_a_file_that_is_no_text_is_told(written: Callable[[str], str]) -> None:
     file = written("")
     Path(file).write_bytes(b"\xff\xfe\x00\x81")
-    assert refusal(lambda: parser.parse_flags(["--config", file])).startswith("--config mine.yaml is not valid YAML: ")
+    assert "mine.yaml is not valid YAML: " in refusal(lambda: resolved(file))
 
 
-def test_a_missing_file_names_the_nearest_and_else_those_there_are(
-    parser: OneLineParser, written: Callable[[str], str]
+def test_a_missing_file_names_the_nearest_file_or_experiment_and_else_those_there_are(
+    written: Callable[[str], str],
 ) -> None:
-    assert refusal(lambda: parser.parse_flags(["--config", "mine.yaml"])) == "--config mine.yaml is no file"
+    assert "default" in refusal(lambda: resolved("nowhere/at_all.yaml"))
     written("seed: 1")
-    assert refusal(lambda: parser.parse_flags(["--config=mien.yaml"])) == (
-        "--config mien.yaml is no file; did you mean mine.yaml?"
-    )
-    assert refusal(lambda: parser.parse_flags(["--config", "default"])) == (
-        "--config default is no file; there are mine.yaml"
-    )
-    assert refusal(lambda: parser.parse_flags(["--config", "."])) == "--config . is no file; there are mine.yaml"
-    assert (
-        refusal(lambda: parser.parse_flags(["--config", "no/folder/x.yaml"])) == "--config no/folder/x.yaml is no file"
-    )
+    assert refusal(lambda: resolved("mien.yaml")).endswith("did you mean mine.yaml?")
+    assert refusal(lambda: resolved("tabel")).endswith("did you mean table?")
+    assert refusal(lambda: resolved(".")).startswith("--config . is neither a file nor an experiment")
+
+
+def test_an_experiment_is_found_by_its_name(written: Callable[[str], str], tmp_path: Path) -> None:
+    assert resolved("table")["data.source"] == "table"
+    own = tmp_path / "experiments" / "height-weight"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("model:\n  lr: 0.03\n")
+    (own / "deeper").mkdir()
+    assert resolved("mine")["model.lr"] == 0.03, "of the nearest experiments folder upwards"
 
 
 # --- what is right ---
 
 
-def resolved(parser: OneLineParser, *flags: str) -> dict[str, Any]:
-    return resolve(parser.parse_flags(flags))[0].flat()
+def given(parser: SettingsParser, *flags: str) -> dict[str, Any]:
+    """What a command line gives, by dotted name."""
+    values = parser.parse_flags(flags)
+    groups = {
+        f"{group}.{name}": each
+        for group in ("data", "model", "trainer")
+        for name, each in values.get(group, {}).items()
+    }
+    return groups | {name: value for name, value in values.items() if name not in ("data", "model", "trainer")}
 
 
-def test_flags_win_over_the_file_wherever_they_stand(parser: OneLineParser, written: Callable[[str], str]) -> None:
-    file = written("model:\n  lr: 0.5\n  momentum: 0.5\n")
-    for flags in (["--config", file, "--model.lr", "0.2"], ["--model.lr=0.2", f"--config={file}"]):
-        settings = resolved(parser, *flags)
-        assert (settings["model.lr"], settings["model.momentum"]) == (0.2, 0.5)
-    base = parser.parse_values({"model": {"lr": 0.2}}, file)
-    assert (base.model.lr, base.model.momentum) == (0.2, 0.5)
-
-
-def test_of_two_files_and_of_two_flags_the_later_wins(parser: OneLineParser, written: Callable[[str], str]) -> None:
+def test_arguments_win_over_files_and_later_files_over_earlier_ones(written: Callable[[str], str]) -> None:
     first = Path(written("model:\n  lr: 0.5\n  momentum: 0.5\n")).rename("first.yaml")
     second = written("model:\n  lr: 0.7\n")
-    settings = resolved(parser, "--config", str(first), "--config", second)
+    settings = resolved(str(first), second)
     assert (settings["model.lr"], settings["model.momentum"]) == (0.7, 0.5)
-    assert resolved(parser, "--model.lr", "-1", "--model.lr", "3")["model.lr"] == 3
+    settings = resolved(str(first), second, model={"lr": 0.2})
+    assert (settings["model.lr"], settings["model.momentum"]) == (0.2, 0.5)
+
+
+def test_files_are_told_from_flags_wherever_they_stand(parser: SettingsParser) -> None:
+    for flags in (["--config", "a.yaml", "--model.lr", "0.2"], ["--model.lr=0.2", "--config=a.yaml"]):
+        assert given(parser, *flags) == {"config": ["a.yaml"], "model.lr": 0.2}
+    assert given(parser, "--config", "a.yaml", "--config", "b.yaml") == {"config": ["a.yaml", "b.yaml"]}
+    assert given(parser, "--model.lr", "2", "--model.lr", "3") == {"model.lr": 3.0}
+    assert given(parser) == {}, "nothing but what is given"
 
 
 @pytest.mark.parametrize(
@@ -230,49 +240,36 @@ def test_of_two_files_and_of_two_flags_the_later_wins(parser: OneLineParser, wri
         ("--data.ask [-1.5,2]", "data.ask", [-1.5, 2.0]),
         ("--data.ask+ 1 --data.ask+ 2", "data.ask", [1.0, 2.0]),
         ("--trainer.precision 32-true", "trainer.precision", "32-true"),
+        ("--init-from first", "init_from", "first"),
+        ("--name -1", "name", "-1"),
+        ("--name -x", "name", "-x"),
+        ("--name=--x=y", "name", "--x=y"),
     ],
 )
-def test_values_are_read_as_their_types(parser: OneLineParser, flags: str, key: str, value: Any) -> None:
-    found = resolved(parser, *flags.split())[key]
-    assert found == value
-    assert type(found) is type(value), "jsonargparse's own number types must not reach a checkpoint"
+def test_values_are_read_as_their_types(parser: SettingsParser, flags: str, key: str, value: Any) -> None:
+    read = given(parser, *flags.split())[key]
+    assert read == value
+    assert type(read) is type(value), "jsonargparse's own number types must not reach a checkpoint"
 
 
-def test_a_value_may_look_like_a_number_or_a_flag_of_one_dash(parser: OneLineParser) -> None:
-    assert parser.parse_flags(["--name", "-1"]).name == "-1"
-    assert parser.parse_flags(["--name", "-x"]).name == "-x"
-    assert parser.parse_flags(["--name=--x=y"]).name == "--x=y"
+def test_exponents_in_a_file_are_numbers(written: Callable[[str], str]) -> None:
+    assert resolved(written("model:\n  lr: 1e-3"))["model.lr"] == 0.001
 
 
-def test_exponents_in_a_file_are_numbers(parser: OneLineParser, written: Callable[[str], str]) -> None:
-    assert resolved(parser, "--config", written("model:\n  lr: 1e-3"))["model.lr"] == 0.001
+def test_a_topic_without_experiments_has_the_defaults_of_its_classes(project: Path) -> None:
+    data = type("Data", (Given,), {"given": two_classes(60)})
+    topic = Topic("without-files", "Without files", data, YesOrNo, {"majority": baselines.majority})
+    request = resolve(topic, None, None, {"lr": 0.5}, None, None)
+    assert (request.settings.model["lr"], request.experiment.model["lr"]) == (0.5, 0.01)
+    assert request.run_name == "default, model.lr=0.5"
 
 
-def test_a_topic_has_its_defaults(parser: OneLineParser) -> None:
-    topic = topics.find("height-weight")
-    assert dict(topic.defaults).items() <= resolved(parser).items()
-    wrong = replace(topic, defaults={"model.lrr": 1})
-    with pytest.raises(
-        CourseError, match=r"height-weight has a default for model\.lrr, which is .*did you mean model.lr"
-    ):
-        settings_parser(wrong, train, "dlcourse")
-
-
-@pytest.mark.parametrize("flags", [[], ["--model.lr", "0.25", "--data.ask", "[1,2]", "--seed", "7", "--name", "x y"]])
-def test_print_config_is_a_config(
-    parser: OneLineParser, written: Callable[[str], str], flags: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    def printed(*flags: str) -> str:
-        with pytest.raises(SystemExit) as end:
-            parser.parse_flags([*flags, "--print_config"])
-        assert not end.value.code
-        return capsys.readouterr().out
-
-    first = printed(*flags)
-    assert list(yaml.safe_load(first)) == ["seed", "data", "model", "trainer"], "what every verb takes"
-    assert yaml.safe_load(first)["model"]["lr"] == (0.25 if flags else 0.1)
-    assert printed("--config", written(first)) == first
-    assert resolve(parser.parse_values({}, "mine.yaml"))[0] == resolve(parser.parse_flags(flags))[0]
+@pytest.mark.parametrize("arguments", [{}, {"model": {"lr": 0.25}, "data": {"ask": [1, 2]}, "seed": 7}])
+def test_settings_as_yaml_are_a_file(written: Callable[[str], str], arguments: dict[str, Any]) -> None:
+    groups = (arguments.get(group) for group in ("data", "model", "trainer", "seed"))
+    settings = resolve("height-weight", None, *groups).settings
+    assert list(yaml.safe_load(settings.as_yaml())) == ["seed", "data", "model", "trainer"], "what every verb takes"
+    assert resolve("height-weight", written(settings.as_yaml()), None, None, None, None).settings == settings
 
 
 def test_changes_are_what_differs() -> None:
@@ -301,9 +298,7 @@ WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"trainer": {"callbacks": []}}, "unknown key trainer.callbacks; see `dlcourse train height-weight --help`"),
     ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, not -1"),
     ({"seed": "one"}, "seed must be a whole number from 0 to 4294967295, not one"),
-    ({"name": 3}, "name must be text or null, not 3"),
-    ({"refit": "perhaps"}, "refit must be true or false, not perhaps"),
-    ({"config": "nowhere.yaml"}, "--config nowhere.yaml is no file"),
+    ({"config": "nowhere.yaml"}, "--config nowhere.yaml is neither a file nor an experiment of height-weight"),
     (
         {"data": {"val_fraction": 0.6, "test_fraction": 0.6}},
         "--data.val_fraction 0.6 and --data.test_fraction 0.6 leave no row to train on: their sum must stay below 1",
@@ -319,7 +314,7 @@ WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG_ARGUMENTS, ids=[str(each) for each, _ in WRONG_ARGUMENTS])
 def test_a_wrong_argument_of_train_is_told(project: Path, arguments: dict[str, Any], message: str) -> None:
-    assert refusal(lambda: dlcourse.train("height-weight", **arguments)) == message
+    assert refusal(lambda: dlcourse.train("height-weight", **arguments)).startswith(message)
     assert not (project / "mlruns" / "artifacts").exists(), "no run was begun"
 
 
@@ -339,12 +334,6 @@ def test_resume_goes_without_config(project: Path) -> None:
     assert "leave --config out" in message
 
 
-def test_a_file_may_say_what_the_command_does(project: Path) -> None:
-    (project / "mine.yaml").write_text("refit: true\ndata:\n  val_fraction: 0\n")
-    message = refusal(lambda: dlcourse.train("height-weight", config="mine.yaml"))
-    assert message.startswith("--refit needs validation rows"), "refit of the file counts from Python as well"
-
-
 class Seeded(YesOrNo):
     """Notes the seed that its weights were drawn by."""
 
@@ -357,7 +346,7 @@ class Seeded(YesOrNo):
 
 @pytest.mark.parametrize(
     ("verb", "own"),
-    [(train, {}), (cross_validate, {"folds": 2}), (overfit, {}), (check_topic, {})],
+    [(train, {}), (train, {"folds": 2}), (overfit, {}), (check_topic, {})],
 )
 def test_an_argument_that_is_given_counts_whatever_its_truth_value(
     project: Path, verb: Callable[..., Any], own: dict[str, Any]
@@ -371,15 +360,10 @@ def test_an_argument_that_is_given_counts_whatever_its_truth_value(
         assert set(Seeded.seeds) == {expected}
 
 
-def test_false_and_null_count_over_a_file_too(project: Path) -> None:
-    (project / "mine.yaml").write_text("refit: true\nname: mine\ntrainer:\n  max_epochs: 1\n")
-    assert dlcourse.train("height-weight", config="mine.yaml").run_name == "mine"
-    other = dlcourse.train("height-weight", config="mine.yaml", refit=False, name=None)
-    assert other.run_name == "mine", "the name of the file's experiment"
-    assert other.checkpoint is not None
-    assert Path(other.checkpoint).parent.name == "checkpoints"
-    client = dlcourse.open_store().client
-    assert client.get_run(other.run_id).data.tags.get("dlcourse.refit") is None
+def test_false_and_null_count_over_a_file_too(written: Callable[[str], str]) -> None:
+    file = written("data:\n  standardize: true\ntrainer:\n  patience: 3\n")
+    settings = resolved(file, data={"standardize": False}, trainer={"patience": None})
+    assert (settings["data.standardize"], settings["trainer.patience"]) == (False, None)
 
 
 def test_groups_that_are_none_are_nothing_given(project: Path) -> None:

@@ -115,9 +115,10 @@ def same(topic: str, name: str, then: float, now: float) -> bool:
 def near(topic: str, name: str, then: float, now: float) -> bool:
     """As near as another processor comes.
 
-    Measured on one, with the kernels for AVX-512, for AVX2 and without either. Figures of tables differ by less than
-    1e-5 in their 200 epochs, which leaves room for ten times as much. Networks on images amplify a last bit within a
-    few steps: the losses of a ResNet differ by 0.02 in its second epoch, those of the others by 0.001, and one of the
+    Measured on the recorded one, with torch and its libraries held to AVX2. Figures of tables differ by less than 1e-5
+    in their 200 epochs, which leaves room for ten times as much. Networks on images amplify a last bit within a few
+    steps: the losses of a ResNet differ by 0.02 in its second epoch, those of the others by 0.001. Most of these train
+    in bfloat16 there; a processor that lacks it trains them in float32, which was not measured. One of the
     few rows may change sides, which is 0.1 in an accuracy and more at the ends of its interval. Which of two nearly
     equal epochs is the best one may change.
     """

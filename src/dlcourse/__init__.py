@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from dlcourse.data.datamodule import CourseData
     from dlcourse.data.rows import Rows
     from dlcourse.errors import CourseError, SettingsError
-    from dlcourse.experiment import test, train
+    from dlcourse.evaluation import baselines
+    from dlcourse.evaluation.remeasure import test
+    from dlcourse.experiment import compare, train
     from dlcourse.models.base import CourseModel
     from dlcourse.models.tasks import BinaryClassifier, Classifier, Regressor
     from dlcourse.reporting.result import Result
@@ -36,9 +38,11 @@ _HOMES = {
     "Rows": "data.rows",
     "SettingsError": "errors",
     "Topic": "topics",
+    "baselines": "evaluation",
+    "compare": "experiment",
     "make_trainer": "training.trainer",
     "open_store": "tracking.opening",
-    "test": "experiment",
+    "test": "evaluation.remeasure",
     "train": "experiment",
 }
 
@@ -53,6 +57,8 @@ __all__ = [
     "Rows",
     "SettingsError",
     "Topic",
+    "baselines",
+    "compare",
     "make_trainer",
     "open_store",
     "test",
@@ -63,7 +69,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    return getattr(home, name) if hasattr(home, name) else importlib.import_module(f"{home.__name__}.{name}")
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
-"""``dlcourse VERB TOPIC``. What needs no torch (help, versions, lists, mistakes) is answered without loading it."""
+"""``dlcourse VERB TOPIC``: one table of verbs. What needs no torch (help, lists, mistakes) is answered without it."""
 
-import dataclasses
+import importlib
 import json
 import logging
 import math
@@ -8,8 +8,10 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from dlcourse import __version__, topics
 from dlcourse.errors import (
@@ -22,14 +24,24 @@ from dlcourse.errors import (
     without_password,
 )
 
+
+@dataclass(frozen=True)
+class Verb:
+    """A typed function, as ``module:name``, and whether it takes a topic."""
+
+    function: str
+    text: str
+    topic: Literal["needed", "optional", "none"] = "needed"
+
+
 VERBS = {
-    "train": "Train a topic's model, compare it with its baselines, and keep it all as a run.",
-    "test": "Measure a run's model, or a checkpoint, on its test rows once more.",
-    "compare": "Train several experiments of a topic, and show them side by side.",
-    "overfit": "Try whether a topic's model can overfit_batch one batch: PASS or FAIL.",
-    "doctor": "Look for what is wrong with this machine and the store, or with a topic.",
-    "topics": "List the topics.",
-    "ui": "Open MLflow's pages on the runs.",
+    "train": Verb("experiment:train", "Train a topic's model, compare it with its baselines, and keep it as a run."),
+    "test": Verb("evaluation.remeasure:test", "Measure a run's model, or a checkpoint, on its test rows once more."),
+    "compare": Verb("experiment:compare", "Train several experiments of a topic, and show them side by side."),
+    "overfit": Verb("training.overfit_batch:overfit", "Can a topic's model learn one batch by heart? PASS or FAIL."),
+    "doctor": Verb("doctor.check:doctor", "Find what is wrong with this machine and store, or a topic.", "optional"),
+    "topics": Verb("topics:titles", "List the topics.", "none"),
+    "ui": Verb("tracking.ui:ui", "Open MLflow's pages on the runs.", "none"),
 }
 
 
@@ -41,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         whoever reads the output has closed it.
     """
     try:
-        status = _run(arguments)
+        status = _guarded(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
         print(end="", flush=True)  # a reader that is gone shows here at the latest
     except BrokenPipeError:
         # Python writes what is left of the output once more when it ends.
@@ -50,33 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    verb, *flags = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+def _guarded(arguments: list[str]) -> int:
+    """Run a command line; whatever goes wrong is one line on stderr and an exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dlcourse").setLevel(logging.INFO)
     try:
-        if verb in ("-h", "--help", "help"):
-            print(_help())
-        elif verb in ("-V", "--version", "version"):
-            print(f"dlcourse {__version__}")
-        elif verb not in VERBS:
-            known = suggestion(verb, VERBS) or f"; there are {', '.join(VERBS)}"
-            raise SettingsError(f"unknown verb {verb!r}{known}")
-        else:
-            commands: dict[str, Callable[[list[str]], int]] = {
-                "train": _train,
-                "test": _test,
-                "compare": _compare,
-                "overfit": _overfit,
-                "doctor": _doctor,
-                "topics": _topics,
-                "ui": _ui,
-            }
-            return commands[verb](flags)
+        return _run(*arguments)
     except CourseError as error:
         _say(str(error), error)
         return error.exit_status
-    except SystemExit as end:  # argparse, once it has printed what --help or --print_config asks for
+    except SystemExit as end:  # argparse, once it has printed the help
         return int(end.code or 0)
     except Interrupted as interrupted:
         _say(f"stopped by {interrupted}", interrupted)
@@ -88,13 +83,95 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise
     except Exception as error:
         return _unforeseen(error)
-    return 0
+
+
+def _run(name: str, *words: str) -> int:
+    if name in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if name in ("-V", "--version", "version"):
+        print(f"dlcourse {__version__}")
+        return 0
+    if name not in VERBS:
+        near = suggestion(name, VERBS) or f"; there are {', '.join(VERBS)}"
+        raise SettingsError(f"unknown verb {name!r}{near}")
+    verb, topic, flags = VERBS[name], None, list(words)
+    if verb.topic != "none" and flags and not flags[0].startswith("-"):
+        topic = topics.find(flags.pop(0))
+    elif verb.topic == "needed":
+        if flags[:1] in (["-h"], ["--help"]):
+            print(f"usage: dlcourse {name} TOPIC [FLAGS]\n\n{verb.text}\n\n{_topic_list()}")
+            return 0
+        raise SettingsError(f"{name} needs a topic before any flag: one of {', '.join(topics.titles())}")
+    return _call(name, verb, topic, flags)
+
+
+def _call(name: str, verb: Verb, topic: topics.Topic | None, flags: list[str]) -> int:
+    """Call a verb's function by what the flags give, and print what it returns."""
+    module, _, attribute = verb.function.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(f"dlcourse.{module}"), attribute)
+    values = _parsed(name, verb, function, topic, flags) if flags else {}
+    as_json, is_only_shown = values.pop("json", False), values.pop("print_config", False)
+    if topic:
+        values["topic"] = topic
+    if is_only_shown and topic:
+        from dlcourse.training.request import resolve
+
+        if values.get("resume"):
+            raise SettingsError("--print_config shows the settings of a new training: leave --resume out")
+        groups = {group: values.get(group) for group in ("config", "data", "model", "trainer", "seed")}
+        print(resolve(topic, **groups).settings.as_yaml(), end="")
+        return 0
+    result = function(**values)
+    if isinstance(result, int):  # the function has printed all there is to say
+        return result
+    if as_json:
+        print(_json(result))
+    if not as_json or hasattr(result, "ok"):
+        print(_text(result), file=sys.stderr if as_json else sys.stdout)
+    return 0 if getattr(result, "ok", True) else 1
+
+
+def _parsed(
+    name: str, verb: Verb, function: Callable[..., Any], topic: topics.Topic | None, flags: list[str]
+) -> dict[str, Any]:
+    from dlcourse.settings import SettingsParser
+
+    parser = SettingsParser(f"dlcourse {name}", verb.text)
+    if topic:
+        from dlcourse.training.request import settings_parser
+
+        parser = settings_parser(topic, name)
+    parser.add_command(function)
+    return parser.parse_flags(flags)
+
+
+def _text(result: object) -> str:
+    """A result for people; of names and figures a line each."""
+    if not isinstance(result, Mapping):
+        return str(result)
+    return "\n".join(
+        f"{name}\t{f'{value:.6g}' if isinstance(value, float) else value}" for name, value in result.items()
+    )
+
+
+def _json(result: Any) -> str:
+    """One line of JSON, with null for what JSON has no word for, such as the interval of a single row."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, Mapping):
+            return {key: plain(each) for key, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(result if isinstance(result, Mapping) else result.as_dict()), allow_nan=False)
 
 
 def _say(text: str, error: BaseException) -> None:
     """One line on stderr, with what the outermost run that was going on adds to it."""
-    said = "; ".join([f"dlcourse: {text}", *getattr(error, "__notes__", [])[-1:]])
-    print(without_password(said), file=sys.stderr)
+    line = "; ".join([f"dlcourse: {text}", *getattr(error, "__notes__", [])[-1:]])
+    print(without_password(line), file=sys.stderr)
 
 
 def _unforeseen(error: Exception) -> int:
@@ -112,10 +189,9 @@ def _unforeseen(error: Exception) -> int:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:<8}{text}" for verb, text in VERBS.items())
+    verbs = "\n".join(f"  {name:<8}{verb.text}" for name, verb in VERBS.items())
     return (
-        "usage: dlcourse VERB [TOPIC] [FLAGS]\n\n"
-        f"{verbs}\n\n{_topic_list()}\n\n"
+        f"usage: dlcourse VERB [TOPIC] [FLAGS]\n\n{verbs}\n\n{_topic_list()}\n\n"
         "`dlcourse train TOPIC --help` tells every setting of a topic."
     )
 
@@ -124,124 +200,3 @@ def _topic_list() -> str:
     titles = topics.titles()
     width = max(map(len, titles))
     return "\n".join(["topics:", *(f"  {name:<{width}}  {title}" for name, title in titles.items())])
-
-
-def _topics(flags: list[str]) -> int:
-    if flags:
-        raise SettingsError(f"topics takes nothing more, and got {flags[0]!r}")
-    for name, title in topics.titles().items():
-        print(f"{name}\t{title}")
-    return 0
-
-
-def _topic(verb: str, flags: list[str]) -> tuple[topics.Topic | None, list[str]]:
-    """The topic that a command line names and the flags after it; None where help is all that is wanted."""
-    if not flags or flags[0].startswith("-"):
-        if flags and flags[0] in ("-h", "--help"):
-            print(f"usage: dlcourse {verb} TOPIC [FLAGS]\n\n{VERBS[verb]}\n\n{_topic_list()}")
-            return None, []
-        raise SettingsError(f"{verb} needs a topic before any flag: one of {', '.join(topics.titles())}")
-    return topics.find(flags[0]), flags[1:]
-
-
-def _train(flags: list[str]) -> int:
-    topic, flags = _topic("train", flags)
-    if topic is None:
-        return 0
-    from dlcourse.experiment import train_from_flags
-
-    as_json = "--json" in flags
-    result = train_from_flags(topic, [flag for flag in flags if flag != "--json"])
-    print(result.card, file=sys.stderr if as_json else sys.stdout)
-    if as_json:
-        print(_json(result.as_dict()))
-    return 1 if result.lost or result.sentence == "diverged" else 0
-
-
-def _test(flags: list[str]) -> int:
-    topic, flags = _topic("test", flags)
-    if topic is None:
-        return 0
-    from dlcourse.experiment import test
-    from dlcourse.settings import OneLineParser
-
-    parser = OneLineParser(prog=f"dlcourse test {topic.name}")
-    parser.add_json()
-    parser.add_function_arguments(test, None, as_group=False, skip={"topic"})
-    asked = parser.parse_flags([flag for flag in flags if flag != "--json"])
-    metrics = test(topic, run=asked.run, checkpoint=asked.checkpoint)
-    print(_json(metrics) if "--json" in flags else "\n".join(f"{n}  {v:.6g}" for n, v in metrics.items()))
-    return 0
-
-
-def _compare(flags: list[str]) -> int:
-    topic, flags = _topic("compare", flags)
-    if topic is None:
-        return 0
-    from dlcourse.evaluation.comparison import compare_from_flags
-
-    comparison = compare_from_flags(topic, [flag for flag in flags if flag != "--json"])
-    print(comparison, file=sys.stderr if "--json" in flags else sys.stdout)
-    if "--json" in flags:
-        print(_json(comparison.as_dict()))
-    is_kept = not comparison.lost and not any(each.lost for results in comparison.results.values() for each in results)
-    return 0 if is_kept else 1
-
-
-def _overfit(flags: list[str]) -> int:
-    topic, flags = _topic("overfit", flags)
-    if topic is None:
-        return 0
-    from dlcourse.experiment import overfit_from_flags
-
-    memory = overfit_from_flags(topic, [flag for flag in flags if flag != "--json"])
-    print(_json(dataclasses.asdict(memory)) if "--json" in flags else memory)
-    return 0 if memory.passed and not memory.lost else 1
-
-
-def _doctor(flags: list[str]) -> int:
-    as_json = "--json" in flags
-    flags = [flag for flag in flags if flag != "--json"]
-    if flags and not flags[0].startswith("-"):
-        topic = topics.find(flags[0])
-        from dlcourse.doctor.topic import check_topic_from_flags
-
-        findings = check_topic_from_flags(topic, flags[1:])
-    else:
-        from dlcourse.doctor.machine import check_machine
-        from dlcourse.settings import OneLineParser
-
-        parser = OneLineParser(prog="dlcourse doctor", description=f"{VERBS['doctor']} For a topic: doctor TOPIC.")
-        parser.add_json()
-        parser.add_function_arguments(check_machine, None, as_group=False)
-        findings = check_machine(fix=parser.parse_flags(flags).fix)
-    well = all(finding.ok for finding in findings)
-    if as_json:
-        print(json.dumps({"ok": well, "findings": [dataclasses.asdict(finding) for finding in findings]}))
-    else:
-        width = max(len(finding.name) for finding in findings)
-        print("\n".join(f"{finding.mark:<5}  {finding.name:<{width}}  {finding}" for finding in findings))
-    return 0 if well else 1
-
-
-def _json(value: object) -> str:
-    """One line of JSON, with null for what JSON has no word for, such as the standard error of a single row."""
-
-    def plain(value: object) -> object:
-        if isinstance(value, dict):
-            return {key: plain(each) for key, each in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(each) for each in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(plain(value), allow_nan=False)
-
-
-def _ui(flags: list[str]) -> int:
-    from dlcourse.settings import OneLineParser
-    from dlcourse.tracking.ui import ui
-
-    parser = OneLineParser(prog="dlcourse ui")
-    parser.add_function_arguments(ui, None, as_group=False)
-    asked = parser.parse_flags(flags)
-    return ui(host=asked.host, port=asked.port)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import dlcourse
 from dlcourse import topics
 from dlcourse.evaluation import baselines
-from dlcourse.evaluation.assessment import assess
+from dlcourse.evaluation.assessment import evaluate_splits, fit_baselines, judge_model
 from dlcourse.evaluation.baselines import Predictor
 from dlcourse.models.base import CourseModel
 from dlcourse.topics import Topic
@@ -127,7 +127,8 @@ def test_validation_rows_alone_judge_where_there_are_no_test_rows() -> None:
     data = data_of(two_classes(), test_fraction=0.0)
     model = YesOrNo(data.shape, data.outputs)
     topic = topic_of(data.rows, YesOrNo, majority=baselines.majority)
-    assessment = assess(topic, make_trainer(accelerator="cpu"), model, data)
+    evaluations = evaluate_splits(make_trainer(accelerator="cpu"), model, data)
+    assessment = judge_model(topic, model, data, evaluations, fit_baselines(topic, data, model))
     assert assessment.verdict.eval_split == "val"
     assert assessment.evaluation is assessment.evaluations["val"]
     assert assessment.evaluations.keys() == {"train", "val"}

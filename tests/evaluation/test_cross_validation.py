@@ -26,7 +26,7 @@ from dlcourse.errors import CourseError, SettingsError
 from dlcourse.evaluation import baselines
 from dlcourse.evaluation.baselines import Predictor
 from dlcourse.evaluation.cross_validation import CrossValidation, compare, estimate
-from dlcourse.experiment import cross_validate
+from dlcourse.experiment import train
 from dlcourse.topics.diabetes import DiabetesData
 from tests.samples import data_of, labelled, numbers
 
@@ -202,7 +202,7 @@ def validated(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Cro
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(folder)
-        return cross_validate("diabetes", data=BUNDLED, trainer=QUICK, folds=3, repeats=2)
+        return train("diabetes", data=BUNDLED, trainer=QUICK, folds=3, repeats=2)
 
 
 def test_folds_are_light_runs_within_one_that_has_the_figures(validated: CrossValidation) -> None:
@@ -269,7 +269,7 @@ def test_baselines_are_fitted_on_training_rows_alone_as_those_of_a_single_run(pr
         return remember
 
     topic = dataclasses.replace(topics.find("diabetes"), baselines={"majority": watched})
-    cross_validate(topic, data=BUNDLED, trainer=QUICK, folds=3, repeats=2)
+    train(topic, data=BUNDLED, trainer=QUICK, folds=3, repeats=2)
     data = DiabetesData(source="bundled")
     assert len(seen) == 6
     for place, (inputs, targets, tested) in enumerate(seen):
@@ -310,27 +310,27 @@ def test_folds_from_the_command_line_as_json(project: Path, capsys: pytest.Captu
 def test_same_seed_same_figures_and_another_split_seed_others(project: Path, validated: CrossValidation) -> None:
     def again(**settings: Any) -> CrossValidation:
         data = BUNDLED | settings
-        return cross_validate("diabetes", data=data, trainer=QUICK, folds=3, repeats=2)
+        return train("diabetes", data=data, trainer=QUICK, folds=3, repeats=2)
 
     assert again().estimates == validated.estimates
     assert again(split_seed=1).estimates != validated.estimates
 
 
 def test_a_regression_without_validation_rows(project: Path) -> None:
-    result = cross_validate("height-weight", data={"val_fraction": 0.0}, trainer={"max_epochs": 40}, folds=4)
+    result = train("height-weight", data={"val_fraction": 0.0}, trainer={"max_epochs": 40}, folds=4)
     assert result.sentence == "learned: these folds cannot tell the setting from least-squares"
     assert result.differences["mean"]["mse"].comparison == "better"
 
 
 def test_a_topic_that_judges_by_training_rows_is_cross_validated_by_test_rows(project: Path) -> None:
-    result = cross_validate("gradient-descent", data={"source": "line"}, model={"formula": "line", "start": [1.0, 0.0]},
+    result = train("gradient-descent", data={"source": "line"}, model={"formula": "line", "start": [1.0, 0.0]},
         trainer={"max_epochs": 5}, folds=3)  # fmt: skip
     assert result.estimates["mse"].mean > 0
     assert result.differences["mean"]["mse"].comparison in ("better", "worse", "not told apart")
 
 
 def test_a_network_that_has_not_moved_has_learned_nothing(project: Path) -> None:
-    result = cross_validate("diabetes", data=BUNDLED, model={"lr": 1e-9}, trainer=QUICK, folds=3)
+    result = train("diabetes", data=BUNDLED, model={"lr": 1e-9}, trainer=QUICK, folds=3)
     assert result.sentence == "learned nothing that these folds show: not better than majority"
     run = dlcourse.open_store().client.get_run(result.run_id)
     assert run.data.tags["dlcourse.learned"] == "false"
@@ -368,7 +368,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(
 def test_no_folds_are_refused_from_python_too(project: Path) -> None:
     for folds in (None, 1):
         with pytest.raises(SettingsError, match="--folds must be at least 2"):
-            cross_validate("diabetes", data=BUNDLED, folds=folds)
+            train("diabetes", data=BUNDLED, folds=folds)
 
 
 def test_a_fold_that_diverges_ends_it_in_one_line(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -383,5 +383,5 @@ def test_a_class_that_is_too_small_leaves_no_run(project: Path) -> None:
     rows = [f"{row},{row % 7},{int(row < 3)}" for row in range(30)]
     (project / "own.csv").write_text("\n".join(rows))
     with pytest.raises(CourseError, match="--folds 4 needs as many rows of class label 1, and there are 3"):
-        cross_validate("diabetes", data={"file": "own.csv"}, folds=4)
+        train("diabetes", data={"file": "own.csv"}, folds=4)
     assert statuses() == []

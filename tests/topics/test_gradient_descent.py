@@ -15,11 +15,10 @@ from dlcourse.cli import main
 from dlcourse.data.datamodule import CourseData
 from dlcourse.doctor.topic import numerical_gradient
 from dlcourse.errors import SettingsError
-from dlcourse.experiment import train
 from dlcourse.models.convergence import assess_convergence
 from dlcourse.models.trajectory import TrajectoryModel, exhaustive_search
-from dlcourse.settings import resolve, settings_parser
 from dlcourse.training.fit import new_model
+from dlcourse.training.request import resolve
 from dlcourse.training.trainer import make_trainer
 from tests.conftest import EXPERIMENTS
 
@@ -51,8 +50,8 @@ class Descended:
 
     def __init__(self, name: str, topic: str = "gradient-descent", seed: int = 0, **changed: dict[str, Any]) -> None:
         found = topics.find(topic)
-        parser = settings_parser(found, train, "dlcourse")
-        settings, _ = resolve(parser.parse_values({"seed": seed, **changed}, str(EXPERIMENTS / topic / f"{name}.yaml")))
+        groups = (changed.get(group) for group in ("data", "model", "trainer"))
+        settings = resolve(found, EXPERIMENTS / topic / f"{name}.yaml", *groups, seed).settings
         self.data: CourseData = found.data(**settings.data)
         self.recorder = Recorder()
         model = new_model(found, self.data, settings)

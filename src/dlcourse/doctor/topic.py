@@ -3,7 +3,7 @@
 import copy
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,11 @@ from dlcourse.doctor.findings import Finding
 from dlcourse.errors import CourseError, explained, one_line
 from dlcourse.evaluation.evaluate import evaluate
 from dlcourse.models.base import CourseModel
-from dlcourse.ranges import Seed
-from dlcourse.settings import Request, Settings, perform, request_from_flags, settings_parser, verb
+from dlcourse.settings import Seed, Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking.interrupts import interruptible
 from dlcourse.training.fit import new_model
+from dlcourse.training.request import resolve
 from dlcourse.training.trainer import make_trainer
 
 # In float64 the central difference has an error of about STEP**2 from the curvature, and 1e-16 / STEP from rounding.
@@ -39,36 +39,24 @@ MIN_GRADIENT = 1e-3
 RELU_LIKE = (nn.ReLU, nn.ReLU6, nn.Threshold)
 
 
-@verb("doctor")
-def check_topic(  # noqa: D417  # called with a topic, of which `verb` makes a request
-    asked: Request,
+def check_topic(
+    topic: str | Topic,
     *,
-    config: str | Path | None = None,
+    config: str | Path | Sequence[str] | None = None,
     data: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
     trainer: Mapping[str, Any] | None = None,
-    seed: Seed = 0,
+    seed: Seed | None = None,
 ) -> list[Finding]:
-    """Look at a topic's data and model, and train it for one epoch; nothing is written.
+    """Check a topic's data and model, and train it for one epoch on one device; nothing is written.
 
-    Args:
-        topic: A topic's name, or a `Topic` of one's own.
-        config: YAML file with settings, over which the other arguments go.
-        data: Settings of the topic's data.
-        model: Settings of the topic's model.
-        trainer: Settings of the Trainer; of its devices one is used.
-        seed: Seed of weights and batches.
+    The arguments are those of `train`.
 
     Raises:
         CourseError: A setting is wrong, or something outside the code is in the way: a file, the hardware.
     """
-    return _check(asked.topic, asked.settings)
-
-
-def check_topic_from_flags(topic: Topic, flags: list[str]) -> list[Finding]:
-    """The same, from a command line."""
-    parser = settings_parser(topic, check_topic, f"dlcourse doctor {topic.name}")
-    return perform(check_topic, request_from_flags(topic, parser, flags))
+    request = resolve(topic, config, data, model, trainer, seed)
+    return _check(request.topic, request.settings)
 
 
 def _check(topic: Topic, settings: Settings) -> list[Finding]:

@@ -1,6 +1,7 @@
 """Evaluate, measure the baselines, judge: the same for a run, for a fold, and for what verdicts are checked by."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import lightning as L
@@ -32,69 +33,78 @@ class Assessment:
     shared_rows: int
 
 
-MeasuredBaselines = Callable[[Topic, CourseData, CourseModel], dict[str, Evaluation]]
-
-
 def fitting_rows(data: CourseData) -> tuple[Tensor, Tensor]:
     """What baselines are fitted to: the inputs and targets of the training rows."""
     train = data.splits["train"]
     return with_every_class(data.rows.inputs[train], data.rows.targets[train], data.rows.classes)
 
 
+def evaluate_splits(
+    trainer: L.Trainer, model: CourseModel, data: CourseData, splits: Sequence[Split] = SPLITS
+) -> dict[Split, Evaluation]:
+    """Measure a trained model on each split that has rows, with the Trainer's accelerator and precision."""
+    return {split: evaluate(trainer, model, data, split) for split in splits if len(data.splits[split])}
+
+
 def fit_baselines(topic: Topic, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
-    """Each baseline, fitted on the training rows and measured on the judged ones by the model's metrics."""
-    seen, judged = fitting_rows(data), data.rows.inputs[data.splits[data.eval_split]]
+    """Each baseline, fitted on the training rows and measured on the evaluation rows by the model's metrics."""
+    if not data.rows.targets.numel():  # only the weights are in the loss: there is nothing to predict
+        return {}
+    rows, inputs = fitting_rows(data), data.rows.inputs[data.splits[data.eval_split]]
     return {
-        name: evaluate_outputs(model, data, data.eval_split, baseline(*seen)(judged))
+        name: evaluate_outputs(model, data, data.eval_split, baseline(*rows)(inputs))
         for name, baseline in topic.baselines.items()
     }
 
 
-def assess(
+def judge_model(
     topic: Topic,
-    trainer: L.Trainer,
     model: CourseModel,
     data: CourseData,
-    *,
-    splits: Sequence[Split] = SPLITS,
-    baselines: MeasuredBaselines = fit_baselines,
+    evaluations: dict[Split, Evaluation],
+    baselines: dict[str, Evaluation],
     curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
     kept_epoch: int | None = None,
 ) -> Assessment:
-    """Measure a trained model and its baselines, and judge it by the test rows, else validation, else training rows.
+    """Judge a measured model by the test rows, without any by the validation rows, else by the training rows.
 
     Args:
         topic: The topic.
-        trainer: The Trainer that trained it, for accelerator and precision.
-        model: The model with the weights to measure.
+        model: The model that was measured.
         data: Its data.
-        splits: Which splits to measure, the judged one among them; those without rows are left out.
-        baselines: How the baselines are had.
+        evaluations: Its evaluation on each split, that on ``data.eval_split`` among them.
+        baselines: Those of the baselines on ``data.eval_split``.
         curves: ``train/loss`` and ``val/loss``: (epoch, value).
         kept_epoch: The epoch that the weights come from.
     """
-    evaluations = {split: evaluate(trainer, model, data, split) for split in splits if len(data.splits[split])}
-    measured = evaluations[data.eval_split]
-    others = baselines(topic, data, model) if data.rows.targets.numel() else {}  # else there is nothing to predict
-
-    def shuffled(order: Tensor) -> dict[str, Tensor]:
-        return values_of(model, measured.outputs, measured.targets[order])
-
-    train = data.splits["train"]
-    classes = torch.unique(data.rows.targets[train]).tolist() if data.rows.classes else []
-    verdict = (
-        topic.judge(model, data)
-        if topic.judge
-        else judge(
-            measured,
-            shuffled,
-            others,
+    evaluation, train = evaluations[data.eval_split], data.splits["train"]
+    if topic.judge:
+        verdict = topic.judge(model, data)
+    else:
+        verdict = judge(
+            evaluation,
+            lambda order: values_of(model, evaluation.outputs, evaluation.targets[order]),
+            baselines,
             model.primary_metric,
             higher_is_better=model.primary_metric not in model.lower_is_better,
-            training_classes=classes,
+            training_classes=torch.unique(data.rows.targets[train]).tolist() if data.rows.classes else [],
             curves=curves,
             kept_epoch=kept_epoch,
         )
-    )
-    shared = 0 if data.eval_split == "train" else data.rows.count_shared(data.splits[data.eval_split], train)
-    return Assessment(evaluations, measured, others, verdict, shared)
+    is_train = data.eval_split == "train"
+    shared_rows = 0 if is_train else data.rows.count_shared(data.splits[data.eval_split], train)
+    return Assessment(evaluations, evaluation, baselines, verdict, shared_rows)
+
+
+def final_metrics(evaluations: Iterable[Evaluation]) -> dict[str, float]:
+    """A run's final metrics: ``test/<metric>``, and ``best/<split>_<metric>`` of other rows, with 95 % intervals.
+
+    A metric without a value on these rows, such as the AUROC of a single class, is left out.
+    """
+    metrics: dict[str, float] = {}
+    for evaluation in evaluations:
+        prefix = "test/" if evaluation.split == "test" else f"best/{evaluation.split}_"
+        metrics |= {f"{prefix}{name}": value for name, value in evaluation.metrics.items() if math.isfinite(value)}
+        for name, (low, high) in evaluation.intervals.items():
+            metrics |= {f"{prefix}{name}_low": low, f"{prefix}{name}_high": high}
+    return metrics

@@ -13,16 +13,19 @@ from scipy import stats
 
 from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import CourseError, SettingsError
-from dlcourse.evaluation.assessment import Assessment, assess
+from dlcourse.evaluation.assessment import Assessment, evaluate_splits, fit_baselines, judge_model
 from dlcourse.evaluation.intervals import CONFIDENCE
 from dlcourse.evaluation.verdict import LEAST_EFFECT, Comparison, Difference, against, diverged
 from dlcourse.models.base import CourseModel
-from dlcourse.reporting.card import log_start
+from dlcourse.reporting.card import in_columns
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
+from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.run import Run
-from dlcourse.tracking.store import Store
 from dlcourse.training.fit import fit, new_model
+from dlcourse.training.processes import count_processes
+from dlcourse.training.request import Request
+from dlcourse.training.start import load_data, log_start
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +64,14 @@ def compare(values: list[float], others: list[float], folds: int, higher_is_bett
     return Difference(difference.mean, difference.low, difference.high, comparison)
 
 
-@dataclass
+@dataclass(frozen=True)
 class CrossValidation:
-    """What K folds, dealt R times, came to. Figures by name; those of baselines by baseline, then name.
+    """What a cross-validation came to: each figure by the metric's name, those of baselines by baseline, then metric.
 
-    ``differences`` are those to each baseline on the same folds, by baseline, then name.
+    Attributes:
+        differences: The model's figures minus each baseline's on the same folds.
+        sentence: The verdict.
+        lost: What is not in the store, and why; complete when the run has ended.
     """
 
     topic: str
@@ -78,23 +84,73 @@ class CrossValidation:
     baselines: dict[str, dict[str, Estimate]]
     differences: dict[str, dict[str, Difference]]
     sentence: str
-    card: str
     lost: dict[str, str]
-    """What is not in the store, and why."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is in the store."""
+        return not self.lost
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the run logs: means, standard deviations and intervals, and those of each baseline and difference."""
+        metrics: dict[str, float] = {}
+        for name, each in self.estimates.items():
+            metrics |= {f"test/{name}": each.mean, f"test/{name}_std": each.std}
+            metrics |= {f"test/{name}_low": each.low, f"test/{name}_high": each.high}
+            for baseline, estimates in self.baselines.items():
+                difference = self.differences[baseline][name]
+                metrics |= {
+                    f"{baseline}/{name}": estimates[name].mean,
+                    f"{baseline}/{name}_difference": difference.mean,
+                    f"{baseline}/{name}_difference_low": difference.low,
+                    f"{baseline}/{name}_difference_high": difference.high,
+                }
+        return metrics
+
+    @property
+    def card(self) -> str:
+        """The verdict and figures for people."""
+        lines = [("verdict", self.sentence)]
+        for name, mine in self.estimates.items():
+            lines.append((f"test {name}", str(mine)))
+            for baseline, estimates in self.baselines.items():
+                difference = self.differences[baseline][name]
+                text = f"{difference.rounded_like(mine.mean)}, {difference.comparison}"
+                lines.append(("", f"{baseline} {estimates[name]}; minus that {text}"))
+        lines.append(("", f"mean and corrected 95 % interval over {self.repeats} x {self.folds} folds"))
+        lines.append(("run", f"{self.run_id} in {self.store}"))
+        return in_columns(f"{self.topic}: {self.run_name}", lines)
+
+    def __str__(self) -> str:
+        return self.card
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """All that JSON can hold."""
+        return {**dataclasses.asdict(self), "card": self.card}
 
 
-def run_folds(
-    topic: Topic, settings: Settings, store: Store, data: CourseData, name: str, folds: int, repeats: int
-) -> CrossValidation:
-    """Train and measure a model on each fold; a run for all of them, with a light one a fold within it."""
+def cross_validate(request: Request, folds: int | None, repeats: int, name: str | None = None) -> CrossValidation:
+    """Train and measure a topic's model on each of K folds, R times: one run for all, with a light one a fold in it.
+
+    Raises:
+        SettingsError: There are fewer than 2 folds, more than rows of a class, or several devices.
+        CourseError: A fold's training diverged.
+    """
     if (folds or 0) < 2:
         raise SettingsError("--folds must be at least 2: a part to test on and a part to train on")
+    assert folds
+    if count_processes(request.settings.trainer) > 1:
+        devices = request.settings.trainer["devices"]
+        raise SettingsError(
+            f"--folds trains on one device, one fold after another: set --trainer.devices 1, not {devices}"
+        )
+    topic = request.topic
+    data, settings = load_data(topic, request.settings)
     for number in range(folds):
-        data.fold(number, folds)  # so that a class that is too small is told of before anything is written
-    with store.start_run(topic.name, name, {"dlcourse.kind": "cross-validation"}) as parent:
+        data.fold(number, folds)  # a class that is too small is told of before anything is written
+    name = f"{name or request.run_name}, {repeats} x {folds} folds"
+    with open_store().start_run(topic.name, name, {"dlcourse.kind": "cross-validation"}) as parent:
         log_start(parent, topic, data, settings)
         parent.log_params({"folds": folds, "repeats": repeats})
         assessments: list[Assessment] = []
@@ -104,20 +160,23 @@ def run_folds(
                 place = repeat * folds + number
                 tags = {"dlcourse.kind": "fold", "mlflow.parentRunId": parent.run_id}
                 part = f"{name}: fold {place}"
-                with store.start_run(topic.name, part, tags, watched=False, within=parent) as run:
+                with parent.store.start_run(topic.name, part, tags, watched=False, within=parent) as run:
                     run.log_params({"fold": number, "repeat": repeat})
                     model, assessment = _fold(topic, run, data, settings)
                 assessments.append(assessment)
-                metrics = assessment.evaluation.metrics
+                metrics, primary = assessment.evaluation.metrics, model.primary_metric
                 parent.log_metrics({f"fold/{metric}": value for metric, value in metrics.items()}, place)
-                log.info(
-                    "fold %d/%d  %s %.4g",
-                    place,
-                    folds * repeats - 1,
-                    model.primary_metric,
-                    metrics[model.primary_metric],
-                )
-        return _summary(topic, parent, model, folds, repeats, assessments)
+                log.info("fold %d/%d  %s %.4g", place, folds * repeats - 1, primary, metrics[primary])
+        result = _summary(topic, parent, model, folds, repeats, assessments)
+        parent.log_metrics(result.metrics)
+        parent.set_tags(
+            {
+                "mlflow.note.content": f"```\n{result.card}\n```",
+                "dlcourse.verdict": result.sentence,
+                "dlcourse.learned": str(result.sentence.startswith("learned:")).lower(),
+            }
+        )
+    return result
 
 
 def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple[CourseModel, Assessment]:
@@ -129,12 +188,13 @@ def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple
         if fitted.divergence.epoch is not None:
             why = diverged(fitted.divergence.epoch, fitted.divergence.loss, model.lr, data.standardize).advice
             raise CourseError(f"{run.name} diverged: {why}")
-        assessment = assess(
-            topic, fitted.trainer, fitted.model, data, splits=["test"], curves=run.history, kept_epoch=fitted.epoch
-        )
+        model = fitted.model
+        evaluations = evaluate_splits(fitted.trainer, model, data, ["test"])
+    baselines = fit_baselines(topic, data, model)
+    assessment = judge_model(topic, model, data, evaluations, baselines, run.history, fitted.epoch)
     run.log_metrics({f"test/{metric}": value for metric, value in assessment.evaluation.metrics.items()})
     run.log_metrics({"best/epoch": fitted.epoch})
-    return fitted.model, assessment
+    return model, assessment
 
 
 def _summary(
@@ -146,49 +206,29 @@ def _summary(
         baseline: {name: [each.baselines[baseline].metrics[name] for each in assessments] for name in names}
         for baseline in assessments[0].baselines
     }
-    estimates = {name: estimate(each, folds) for name, each in values.items()}
     baselines = {
-        baseline: {name: estimate(each, folds) for name, each in theirs.items()}
-        for baseline, theirs in of_baselines.items()
+        baseline: {name: estimate(each, folds) for name, each in metrics.items()}
+        for baseline, metrics in of_baselines.items()
     }
     differences = {
         baseline: {
-            name: compare(values[name], theirs[name], folds, name not in model.lower_is_better) for name in names
+            name: compare(values[name], metrics[name], folds, name not in model.lower_is_better) for name in names
         }
-        for baseline, theirs in of_baselines.items()
+        for baseline, metrics in of_baselines.items()
     }
-    sentence = _sentence(model, assessments, baselines, differences)
-    for name, each in estimates.items():
-        run.log_metrics(
-            {
-                f"test/{name}": each.mean,
-                f"test/{name}_std": each.std,
-                f"test/{name}_low": each.low,
-                f"test/{name}_high": each.high,
-            }
-        )
-        for baseline, theirs in baselines.items():
-            difference = differences[baseline][name]
-            run.log_metrics(
-                {
-                    f"{baseline}/{name}": theirs[name].mean,
-                    f"{baseline}/{name}_difference": difference.mean,
-                    f"{baseline}/{name}_difference_low": difference.low,
-                    f"{baseline}/{name}_difference_high": difference.high,
-                }
-            )
-    card = _card(topic, run, folds, repeats, sentence, estimates, baselines, differences)
-    run.set_tags(
-        {
-            "mlflow.note.content": f"```\n{card}\n```",
-            "dlcourse.verdict": sentence,
-            "dlcourse.learned": str(sentence.startswith("learned:")).lower(),
-        }
-    )
     return CrossValidation(
-        topic.name, run.run_id, run.name, run.store.shown, folds, repeats, estimates, baselines, differences,
-        sentence, card, run.lost,
-    )  # fmt: skip
+        topic=topic.name,
+        run_id=run.run_id,
+        run_name=run.name,
+        store=run.store.shown,
+        folds=folds,
+        repeats=repeats,
+        estimates={name: estimate(each, folds) for name, each in values.items()},
+        baselines=baselines,
+        differences=differences,
+        sentence=_sentence(model, assessments, baselines, differences),
+        lost=run.lost,
+    )
 
 
 def _sentence(
@@ -210,26 +250,3 @@ def _sentence(
     if differences[best]["loss"] == differences[best][model.primary_metric]:
         judged.pop("loss")
     return f"learned: {against(best, judged, 'these folds', 'the setting')}"
-
-
-def _card(
-    topic: Topic,
-    run: Run,
-    folds: int,
-    repeats: int,
-    sentence: str,
-    estimates: Mapping[str, Estimate],
-    baselines: Mapping[str, Mapping[str, Estimate]],
-    differences: Mapping[str, Mapping[str, Difference]],
-) -> str:
-    lines = [("verdict", sentence)]
-    for name, mine in estimates.items():
-        lines.append((f"test {name}", str(mine)))
-        for baseline, theirs in baselines.items():
-            difference = differences[baseline][name]
-            text = f"{difference.rounded_like(mine.mean)}, {difference.comparison}"
-            lines.append(("", f"{baseline} {theirs[name]}; minus that {text}"))
-    lines.append(("", f"mean and corrected 95 % interval over {repeats} x {folds} folds"))
-    lines.append(("run", f"{run.run_id} in {run.store.shown}"))
-    width = max(len(name) for name, _ in lines)
-    return "\n".join([f"{topic.name}: {run.name}", *(f"  {name:<{width}}  {text}" for name, text in lines)])

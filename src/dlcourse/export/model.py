@@ -5,8 +5,10 @@ has no pickled code in it.
 """
 
 import importlib.metadata
+import logging
 import tempfile
 from contextlib import suppress
+from dataclasses import dataclass
 
 import mlflow.pytorch
 import numpy as np
@@ -19,8 +21,10 @@ from torch import Tensor, nn
 
 from dlcourse.errors import CourseError
 from dlcourse.models.base import CourseModel
-from dlcourse.tracking.run import Run
+from dlcourse.tracking.run import WAITING, Run, reason
 from dlcourse.tracking.store import Store
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("mlflow", "torch", "numpy")
 """What a machine needs that loads the model."""
@@ -37,6 +41,31 @@ class PredictionModule(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.model.predictions(self.model(inputs))
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What came of an export.
+
+    Attributes:
+        uri: The model's URI, ``models:/...``; None where it is not in the store, or not verified.
+        text: What the card says of it.
+    """
+
+    uri: str | None
+    text: str
+
+
+def export_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> Exported:
+    """Call `log_model` with the same arguments; whatever it raises is a warning, and in the text of the result."""
+    try:
+        if not run.reachable:
+            raise CourseError(run.lost[WAITING])
+        uri = log_model(run, model, inputs, epoch)
+    except Exception as error:  # an export that fails must not cost the training
+        log.warning("the model is not in the store: %s", reason(error))
+        return Exported(None, f"not verified: {reason(error)[:120]}")
+    return Exported(uri, f"{uri}, verified: loaded back, same answers on {len(inputs)} rows")
 
 
 def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:

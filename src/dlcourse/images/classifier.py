@@ -20,17 +20,6 @@ from dlcourse.ranges import Fraction, PositiveFloat
 ROWS_OF_LR = 1024
 STEPS_WORTH_COMPILING = 400
 STEPS_OF_LOOKAHEAD = 5
-LIKE_AIRBENCH: dict[str, Any] = {
-    "model.optimizer": "nesterov",
-    "model.momentum": 0.85,
-    "model.schedule": "triangle",
-    "model.lr_per_1024_samples": True,
-    "model.bias_lr_factor": 64.0,
-    "model.lookahead": True,
-    "trainer.patience": None,
-    "trainer.precision": "bf16-mixed",
-}
-"""How a topic trains the compact convolutional network by default (Jordan 2024)."""
 
 
 class ImageClassifier(Classifier, ABC):

@@ -50,8 +50,6 @@ class Topic:
     """Each gives None where it has nothing to show."""
     judge: Judge | None = None
     """How a model is judged instead of by comparison with the trivial baseline, for which there may be too few rows."""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Settings such as ``model.lr`` in which the topic's default experiment differs from the classes' own defaults."""
 
 
 def titles() -> dict[str, str]:

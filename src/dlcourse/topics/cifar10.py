@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dlcourse.evaluation import baselines
 from dlcourse.images import figures as image_figures
-from dlcourse.images.classifier import LIKE_AIRBENCH, ImageClassifier
+from dlcourse.images.classifier import ImageClassifier
 from dlcourse.images.convolutional_network import ConvolutionalNetwork
 from dlcourse.images.datasets import Archive, ImageData, from_torchvision
 from dlcourse.ranges import PositiveInt
@@ -75,11 +75,4 @@ TOPIC = Topic(
     monitor="val/accuracy",
     mode="max",
     figures=image_figures.FIGURES,
-    defaults={
-        **LIKE_AIRBENCH,
-        "model.lr": 11.5,
-        "model.weight_decay": 0.0013,
-        "model.label_smoothing": 0.2,
-        "trainer.max_epochs": 20,
-    },
 )

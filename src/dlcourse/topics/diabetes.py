@@ -202,11 +202,4 @@ TOPIC = Topic(
         "precision-recall": figures.precision_recall_curve,
         "calibration": figures.calibration_curve,
     },
-    defaults={
-        "model.optimizer": "adam",
-        "model.lr": 0.005,
-        "model.weight_decay": 0.001,
-        "trainer.patience": 20,
-        "trainer.precision": "32-true",
-    },
 )

@@ -161,13 +161,4 @@ TOPIC = Topic(
     monitor="val/loss",
     judge=assess_convergence,
     figures={"way-down": plot_trajectory, "points-and-curve": points_and_curve},
-    defaults={
-        "data.batch_size": 64,
-        "data.val_fraction": 0.0,
-        "data.test_fraction": 0.0,
-        "data.standardize": False,
-        "model.start": [1.0],
-        "trainer.patience": None,
-        "trainer.precision": "64-true",
-    },
 )

@@ -88,10 +88,4 @@ TOPIC = Topic(
     model=Line,
     baselines={"mean": baselines.mean, "least-squares": baselines.least_squares, "ridge": baselines.ridge},
     figures={"fitted-line": fitted_line},
-    defaults={
-        "data.batch_size": 64,  # every training row in one batch: the exact gradient, no noise about the minimum
-        "model.lr": 0.1,
-        "trainer.max_epochs": 200,
-        "trainer.precision": "32-true",  # bfloat16 holds three digits: too few to compare with least squares
-    },
 )

@@ -21,7 +21,7 @@ from dlcourse.errors import SettingsError
 from dlcourse.evaluation import baselines
 from dlcourse.images import figures as image_figures
 from dlcourse.images import hymenoptera as ants_and_bees
-from dlcourse.images.classifier import LIKE_AIRBENCH, ImageClassifier
+from dlcourse.images.classifier import ImageClassifier
 from dlcourse.images.convolutional_network import ConvolutionalNetwork
 from dlcourse.images.decoded import DecodedImages
 from dlcourse.images.decoding import decode_all
@@ -223,12 +223,4 @@ TOPIC = Topic(
         "logistic-regression": baselines.a_column_a_class(baselines.logistic_regression_on_pixels),
     },
     figures=legible(image_figures.FIGURES),
-    defaults={
-        **LIKE_AIRBENCH,
-        "data.batch_size": 64,
-        "model.lr": 5.0,
-        "model.weight_decay": 0.0015,
-        "model.label_smoothing": 0.1,
-        "trainer.max_epochs": 100,
-    },
 )

@@ -77,14 +77,4 @@ TOPIC = Topic(
     baselines={"majority": baselines.majority, "logistic-regression": baselines.logistic_regression},
     judge=assess_convergence,
     figures={"probability": probability_curve, "way-down": plot_trajectory},
-    defaults={
-        "data.batch_size": 64,
-        "data.val_fraction": 0.0,
-        "data.test_fraction": 0.0,
-        "data.standardize": False,
-        "model.reduction": "sum",
-        "trainer.max_epochs": 1000,
-        "trainer.patience": None,
-        "trainer.precision": "32-true",
-    },
 )

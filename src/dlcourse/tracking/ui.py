@@ -14,7 +14,7 @@ from typing import IO
 import psutil  # type: ignore[import-untyped]
 
 from dlcourse.errors import CourseError, Interrupted, address, one_line
-from dlcourse.ranges import PositiveInt
+from dlcourse.settings import PositiveInt
 from dlcourse.tracking.interrupts import interruptible
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.store import Store

@@ -1,7 +1,9 @@
-"""Can the model overfit_batch one batch? If not: a mistake, too little capacity, or a bad learning rate."""
+"""Can the model learn one batch by heart? If not: a mistake, too little capacity, or a bad learning rate."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,12 +14,17 @@ from torch.utils.data import DataLoader
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Batch, TensorRows
 from dlcourse.data.samplers import identity_collate
+from dlcourse.errors import SettingsError
 from dlcourse.evaluation.baselines import least_squares
 from dlcourse.models.base import CourseModel
-from dlcourse.settings import Settings
+from dlcourse.settings import Seed, Settings
 from dlcourse.topics import Topic
+from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.run import Run
 from dlcourse.training.fit import new_model
+from dlcourse.training.processes import count_processes
+from dlcourse.training.request import resolve
+from dlcourse.training.start import load_data, log_start
 from dlcourse.training.trainer import make_trainer
 
 ROWS = 32
@@ -41,11 +48,61 @@ class OverfitBatchResult:
     lost: dict[str, str] = field(default_factory=dict)
     """What of the run is not in the store, and why."""
 
+    @property
+    def ok(self) -> bool:
+        """Whether the test passed, and everything is in the store."""
+        return self.passed and not self.lost
+
+    def as_dict(self) -> dict[str, Any]:
+        """All that JSON can hold."""
+        return dataclasses.asdict(self)
+
     def __str__(self) -> str:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
         return (
             f"{'PASS' if self.passed else 'FAIL'}: {figures} on one batch of {self.rows} rows, after {self.steps} steps"
         )
+
+
+def overfit(
+    topic: str | Topic,
+    *,
+    config: str | Path | Sequence[str] | None = None,
+    data: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    seed: Seed | None = None,
+    name: str | None = None,
+) -> OverfitBatchResult:
+    """Test whether a topic's model can learn one fixed batch by heart, on one device.
+
+    The run keeps figures and settings, and no model.
+
+    Args:
+        topic: A topic's name, or a `Topic` of one's own.
+        config: YAML files with settings, or names of the topic's experiments.
+        data: Settings of the topic's data.
+        model: Settings of the topic's model.
+        trainer: Settings of the Trainer.
+        seed: Seed of weights and batches.
+        name: Name of the run.
+
+    Raises:
+        SettingsError: A setting cannot be taken, or the data have no targets.
+    """
+    request = resolve(topic, config, data, model, trainer, seed)
+    settings = request.settings
+    settings = dataclasses.replace(settings, trainer={**settings.trainer, "devices": 1, "strategy": "auto"})
+    count_processes(settings.trainer)  # refuses an accelerator that is not there
+    datamodule, settings = load_data(request.topic, settings)
+    if not datamodule.rows.targets.numel():
+        raise SettingsError("there is nothing to overfit: the rows have no targets, only the weights are in the loss")
+    run_name, tags = f"overfit: {name or request.name}", {"dlcourse.kind": "overfit"}
+    with open_store().start_run(request.topic.name, run_name, tags, watched=False) as run:
+        log_start(run, request.topic, datamodule, settings)
+        result = dataclasses.replace(overfit_batch(request.topic, settings, datamodule, run), lost=run.lost)
+        run.set_tags({"dlcourse.verdict": str(result), "mlflow.note.content": str(result)})
+    return result
 
 
 def overfit_batch(topic: Topic, settings: Settings, data: CourseData, run: Run) -> OverfitBatchResult:
@@ -72,7 +129,7 @@ def overfit_batch(topic: Topic, settings: Settings, data: CourseData, run: Run) 
     if trainer.progress_bar_callback:
         trainer.progress_bar_callback.disable()  # it tells of epochs, and this is one
     trainer.fit(model, loader, [])
-    return check.memory
+    return check.result
 
 
 class _Check(Callback):
@@ -88,9 +145,9 @@ class _Check(Callback):
         if steps % STEPS_BETWEEN_CHECKS and steps < STEPS:
             return
         assert isinstance(pl_module, CourseModel)
-        self.memory = _measured(pl_module, self.batch, steps)
-        self.run.log_metrics({f"overfit/{name}": value for name, value in self.memory.figures.items()}, steps)
-        if self.memory.passed:
+        self.result = _measured(pl_module, self.batch, steps)
+        self.run.log_metrics({f"overfit/{name}": value for name, value in self.result.figures.items()}, steps)
+        if self.result.passed:
             trainer.should_stop = True
 
 

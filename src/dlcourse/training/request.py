@@ -1,0 +1,111 @@
+"""What a verb is asked for: a topic, and its settings from the topic's default experiment, a file, and arguments."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dlcourse
+from dlcourse import topics
+from dlcourse.errors import SettingsError, suggestion
+from dlcourse.settings import Seed, Settings, SettingsParser
+from dlcourse.topics import Topic
+from dlcourse.training.trainer import make_trainer
+
+NOT_SETTINGS = ("monitor", "mode", "folder", "logger", "callbacks")
+"""Arguments of `make_trainer` that the package itself gives."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A topic with its settings, resolved.
+
+    ``experiment`` are the settings of the file alone, before any argument; ``name`` is the file's, else ``default``.
+    """
+
+    topic: Topic
+    settings: Settings
+    experiment: Settings
+    name: str
+
+    @property
+    def run_name(self) -> str:
+        """The experiment's name and the settings that were changed, 120 characters at the most."""
+        changes = self.settings.changes(self.experiment).items()
+        return ", ".join([self.name, *(f"{key.removeprefix('trainer.')}={value}" for key, value in changes)])[:120]
+
+
+def resolve(
+    topic: str | Topic,
+    config: str | Path | Sequence[str] | None,
+    data: Mapping[str, Any] | None,
+    model: Mapping[str, Any] | None,
+    trainer: Mapping[str, Any] | None,
+    seed: int | None,
+) -> Request:
+    """The settings of a run: the topic's default experiment, a file's over those, and the arguments over all.
+
+    Args:
+        topic: A topic's name, or a `Topic` of one's own.
+        config: YAML files, or names of the topic's experiments, each over the one before.
+        data: Settings of the topic's data, by name; None gives none.
+        model: Settings of the topic's model.
+        trainer: Settings of the Trainer, as `make_trainer` has them.
+        seed: Seed of weights and batches.
+
+    Raises:
+        SettingsError: There is no such topic, file or setting, or a value cannot be taken.
+    """
+    topic = topic if isinstance(topic, Topic) else topics.find(topic)
+    parser = settings_parser(topic, "train")
+    names = [config] if isinstance(config, str | Path) else list(config or [])
+    files = [find_experiment(topic, each) for each in names]
+    if default := experiments_of(topic).get("default"):
+        files.insert(0, default)
+    groups = {"data": data, "model": model, "trainer": trainer, "seed": seed}
+    given = {name: value for name, value in groups.items() if value is not None}
+    settings = Settings(**parser.resolve(files, given))
+    topic.model.check_settings(settings.model)
+    experiment = Settings(**parser.resolve(files, {}))
+    return Request(topic, settings, experiment, files[-1].stem if names else "default")
+
+
+def settings_parser(topic: Topic, verb: str) -> SettingsParser:
+    """The parser of a topic's settings: the arguments of its data, its model and the Trainer, and the seed."""
+    parser = SettingsParser(f"dlcourse {verb} {topic.name}", topic.title)
+    parser.parser.add_argument(
+        "--seed", type=Seed, default=0, help="Seed of weights and batches; the split has its own."
+    )
+    parser.add_arguments(topic.data, "data")
+    parser.add_arguments(topic.model, "model", skip=("shape", "outputs"))
+    parser.add_arguments(make_trainer, "trainer", skip=NOT_SETTINGS)
+    return parser
+
+
+def experiments_of(topic: Topic) -> dict[str, Path]:
+    """The YAML files of a topic by name: of the nearest ``experiments/<topic>`` upwards, else the package's own."""
+    package = Path(dlcourse.__file__).parent
+    here = Path.cwd()
+    places = [place / "experiments" for place in (here, *here.parents)]
+    places += [package / "experiments", package.parent.parent / "experiments"]  # of a wheel, of the repository
+    folder = next((place / topic.name for place in places if (place / topic.name).is_dir()), None)
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))} if folder else {}
+
+
+def find_experiment(topic: Topic, config: str | Path) -> Path:
+    """The file of that path, or the topic's experiment of that name.
+
+    Raises:
+        SettingsError: There is neither.
+    """
+    if Path(config).is_file():
+        return Path(config)
+    experiments = experiments_of(topic)
+    if str(config) in experiments:
+        return experiments[str(config)]
+    beside = [str(file) for file in Path(config).parent.glob("*.yaml")]
+    near = suggestion(str(config), [*experiments, *beside])
+    raise SettingsError(
+        f"--config {config} is neither a file nor an experiment of {topic.name}"
+        f"{near or '; there are ' + ', '.join([*beside, *experiments][:10])}"
+    )

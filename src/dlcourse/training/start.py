@@ -1,0 +1,102 @@
+"""What there is before the first step: data that are loaded and split, weights to start from, and the run's record."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from dlcourse import topics
+from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import SPLITS
+from dlcourse.errors import CourseError
+from dlcourse.models.base import CourseModel
+from dlcourse.reporting.figures import NAMES
+from dlcourse.settings import Settings
+from dlcourse.topics import Topic
+from dlcourse.tracking.opening import open_store
+from dlcourse.tracking.run import Run
+from dlcourse.tracking.store import Store
+from dlcourse.training.initial_weights import check_unseen, start_from
+from dlcourse.training.request import Request
+from dlcourse.training.resume import Resumed, check_changes, find_resume_point
+
+log = logging.getLogger(__name__)
+
+
+def load_data(topic: Topic, settings: Settings) -> tuple[CourseData, Settings]:
+    """The topic's data, loaded and split, and the settings with what ``auto`` came to in it."""
+    data = topic.data(**settings.data)
+    data.prepare_data()
+    data.setup("fit")
+    resolved = {name: data.hparams[name] for name in settings.data}
+    return data, dataclasses.replace(settings, data=resolved)
+
+
+def rows_text(data: CourseData) -> str:
+    """How many rows of which data set there are in each split."""
+    sizes = ", ".join(f"{len(data.splits[each])} {NAMES[each]}" for each in SPLITS if len(data.splits[each]))
+    return f"{sizes} rows of {data.rows.source}"
+
+
+def log_start(run: Run, topic: Topic, data: CourseData, settings: Settings) -> None:
+    """Write to the run what is known before the first step: settings, data set, packages."""
+    run.log_start(
+        params=settings.flat(),
+        settings=settings.as_yaml(),
+        dataset=topic.name,
+        digest=data.rows.digest,
+        source=data.rows.source,
+        num_rows={split: len(rows) for split, rows in data.splits.items()},
+    )
+    log.info("%s: %s; run %s", topic.name, rows_text(data), run.run_id)
+
+
+def settings_of(run: str, topic: str | Topic) -> Path:
+    """The file with the settings of a stored run, by its id or name; raises `CourseError` where there is none."""
+    store = open_store()
+    name = topic.name if isinstance(topic, Topic) else topics.find(topic).name
+    return store.files_of(store.find_run(run, name)) / "settings.yaml"
+
+
+def resume_run(
+    store: Store, resume: str, request: Request, data: CourseData, model: CourseModel, processes: int
+) -> tuple[Resumed, dict[str, str], str]:
+    """Where to go on with an interrupted run, the tags that its continuation inherits, and its name.
+
+    Raises:
+        SettingsError: The run cannot go on with these settings.
+        CourseError: It is complete, has no checkpoint, or its rows have changed.
+    """
+    check_changes(request.settings, request.experiment, resume)
+    old = store.find_run(resume, request.topic.name)
+    name = str(old.info.run_name)
+    if old.data.tags.get("dlcourse.split") != data.fingerprint:
+        raise CourseError(
+            f"{name} cannot be resumed: its rows or their split have changed ({data.rows.source}); restore them, or "
+            "train anew"
+        )
+    inherited = ("dlcourse.init_from", "dlcourse.refit")
+    tags = {tag: old.data.tags[tag] for tag in inherited if tag in old.data.tags}
+    files = store.files_of(old)
+    point = find_resume_point(old, files, model, request.settings, request.experiment, processes)
+    return point, {**tags, "dlcourse.resumed_from": old.info.run_id}, name
+
+
+def load_initial_weights(store: Store, topic: Topic, run: str, data: CourseData, model: CourseModel) -> str:
+    """Start a model from the kept weights of a stored run, as far as their shapes fit; gives the run's id.
+
+    Raises:
+        CourseError: There is no such run, not one weight fits, or the weights were trained on rows that ``data``
+            would test them on.
+    """
+    first = store.find_run(run, topic.name)
+    check_unseen(store, topic, first, data)
+    start_from(model, kept_checkpoint(store.files_of(first)))
+    return str(first.info.run_id)
+
+
+def kept_checkpoint(files: Path) -> Path:
+    """The checkpoint with a run's kept weights, among its files; raises `CourseError` where there is none."""
+    for name in ("refit/last", "best", "last"):
+        if (path := files / "checkpoints" / f"{name}.ckpt").is_file():
+            return path
+    raise CourseError("that run has no checkpoint: it ended before its first epoch")
