@@ -100,7 +100,7 @@ def test_rows_that_have_changed_meanwhile_are_seen_from_their_fingerprint() -> N
     path = write_rows("rows.csv", range(60))
     first = on_file(path)
     write_rows(path, range(1, 61))
-    refused(lambda: resumed(first, trainer={"max_epochs": 6}), "rows", "put them back")
+    refused(lambda: resumed(first, trainer={"max_epochs": 6}), "rows", "restore them")
 
 
 def test_the_same_rows_may_be_somewhere_else() -> None:

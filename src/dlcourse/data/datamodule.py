@@ -19,6 +19,7 @@ from dlcourse.data.samplers import ShuffledOrder, UnpaddedSampler, epoch_seed, e
 from dlcourse.data.splits import stratified_split
 from dlcourse.errors import SettingsError
 from dlcourse.ranges import Fraction, PositiveInt, Seed
+from dlcourse.settings import nearest_folder
 
 SMALLEST_EVAL_BATCH = 1024
 """Rows of a batch without gradients, at the least: small batches would only take longer."""
@@ -34,8 +35,7 @@ def data_folder() -> Path:
     """
     if path := os.environ.get("DLCOURSE_DATA_DIR"):
         return Path(path)
-    current = Path.cwd()
-    return next((each / "data" for each in (current, *current.parents) if (each / "data").is_dir()), current / "data")
+    return nearest_folder("data") or Path.cwd() / "data"
 
 
 class CourseData(L.LightningDataModule, ABC):

@@ -4,16 +4,14 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import mlflow.entities as mlflow
 import yaml
-from mlflow.exceptions import MlflowException
 
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import SPLIT_NAMES
 from dlcourse.errors import CourseError, one_line
 from dlcourse.models.base import CourseModel
 from dlcourse.topics import Topic
-from dlcourse.tracking.store import Store
+from dlcourse.tracking.store import Store, StoredRun
 from dlcourse.training.checkpoints import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -48,7 +46,7 @@ def start_from(model: CourseModel, checkpoint: Path) -> list[str]:
     return left
 
 
-def check_unseen(store: Store, topic: Topic, first: mlflow.Run, data: CourseData) -> None:
+def check_unseen(store: Store, topic: Topic, first: StoredRun, data: CourseData) -> None:
     """Whether a run that starts from another one's weights would be judged by rows that these have learned.
 
     Those are the training rows of that run and of all whose weights it came from itself. Rows are compared by their
@@ -79,21 +77,21 @@ def check_unseen(store: Store, topic: Topic, first: mlflow.Run, data: CourseData
                 log.warning("%s: what is chosen by them says little", told)
 
 
-def _behind(store: Store, run: mlflow.Run) -> Iterator[mlflow.Run]:
+def _behind(store: Store, run: StoredRun) -> Iterator[StoredRun]:
     """A run, and all that its weights came from; a resumed run names what the first one started from."""
     yield run
     while origin := run.data.tags.get("dlcourse.init_from"):
-        try:
-            run = store.client.get_run(origin)
-        except MlflowException as error:
+        earlier = store.get_run(origin)
+        if earlier is None:
             raise CourseError(
                 f"the weights of {run.info.run_name} came from run {origin}, which is gone from the store, so that "
                 "nobody knows which rows they have learned: start from another run's weights"
-            ) from error
-        yield run
+            )
+        yield earlier
+        run = earlier
 
 
-def _data_of(store: Store, topic: Topic, run: mlflow.Run) -> CourseData:
+def _data_of(store: Store, topic: Topic, run: StoredRun) -> CourseData:
     """The rows of a run, split as they were; raises `CourseError` where they cannot be had any more."""
     try:
         settings = yaml.safe_load((store.files_of(run) / "settings.yaml").read_text(encoding="utf-8"))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow.entities as mlflow
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from dlcourse.errors import CourseError, SettingsError
 from dlcourse.models.base import CourseModel
 from dlcourse.settings import Settings
+from dlcourse.tracking.store import StoredRun
 from dlcourse.training.checkpoints import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def check_changes(settings: Settings, before: Settings, resume: str) -> None:
 
 
 def find_resume_point(
-    old: mlflow.Run, files: Path, model: CourseModel, settings: Settings, before: Settings, processes: int
+    old: StoredRun, files: Path, model: CourseModel, settings: Settings, before: Settings, processes: int
 ) -> Resumed:
     """Where to carry on with a run, whose files are ``files``, and how far.
 
