@@ -174,7 +174,7 @@ def command(repeats: int) -> list[Figure]:
 
 def store(repeats: int) -> list[Figure]:
     """Opening a store that is there, and making one, which happens once a project."""
-    program = "import dlcourse.tracking as t, time; s = time.perf_counter(); t.open_store(); "
+    program = "import dlcourse.tracking.opening as t, time; s = time.perf_counter(); t.open_store(); "
     program += "print(time.perf_counter() - s)"
 
     def opening(folder: Path) -> float:

@@ -4,11 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
+
+from tests.servers import Server
+
+if TYPE_CHECKING:
+    from tests.finished import Finished
 
 # One thread a process: the models are tiny, and two test processes share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,6 +51,25 @@ def project(tmp_path: Path, made_store: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copy(made_store, tmp_path / "mlruns" / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> "Finished":
+    """A training of three epochs, for tests that only look at it."""
+    from tests.finished import train_once
+
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "mlruns").mkdir()
+    shutil.copy(made_store, folder / "mlruns" / "mlflow.db")
+    return train_once(folder)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Iterator[Server]:
+    """A tracking server that all tests of a process share; each needs experiments or runs of its own."""
+    server = Server(tmp_path_factory.mktemp("server"), made_store)
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def write_sample(data: ImageData, sizes: dict[str, int], left_out: dict[str, tup
     """Write a sheet of each split, with ``sizes`` images, as many of each class."""
     data.prepare_data()
     images, labels = data.rows.inputs, data.rows.targets
-    first_test = len(labels) - data.official_test
+    first_test = len(labels) - len(data.rows.fixed_splits["test"])
     for split, part in (("train", slice(first_test)), ("test", slice(first_test, None))):
         rows = chosen(labels[part], sizes[split] // len(data.classes), left_out.get(split, ()))
         write_sheet(folder / sheet_of(data.set_name, split).name, images[part][rows])

@@ -1,15 +1,20 @@
 """Servers and children that tests start."""
 
+import logging
+import multiprocessing
 import os
 import shlex
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -43,10 +48,56 @@ def wait_until_it_answers(address: str, process: "subprocess.Popen[str]", second
     raise AssertionError(f"{address} did not answer in {seconds} s")
 
 
-def open_store_at_once(barrier: Barrier, number: int) -> None:
-    """In a process of its own: open the current folder's store when every other process is about to, and write."""
+@cache
+def fork_server() -> ForkServerContext:
+    """Starts processes in milliseconds: they are forked from one that has imported all that is slow to import.
+
+    Their environment is that of the moment when the first of them was started.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dlcourse.experiment", "dlcourse.topics.height_weight", "dlcourse.tracking.ui"])
+    return context
+
+
+def start_command(folder: Path, *arguments: object) -> tuple[ForkServerProcess, Path]:
+    """Start a command line in a process of its own, in a folder; gives the process, and the file with its output."""
+    output = folder / f"output-{time.monotonic_ns()}.txt"
+    output.touch()
+    process = fork_server().Process(target=_run_command, args=(folder, [str(each) for each in arguments], output))
+    process.start()
+    return process, output
+
+
+def wait_for_line(start: str, output: Path, process: ForkServerProcess, seconds: float = 120) -> None:
+    """Until a line of a command's output starts with a text; fails where the process ends first."""
+    end = time.monotonic() + seconds
+    while not any(line.startswith(start) for line in output.read_text().splitlines()):
+        assert process.is_alive(), output.read_text()
+        assert time.monotonic() < end, output.read_text()
+        time.sleep(0.005)
+
+
+def _run_command(folder: Path, arguments: list[str], output: Path) -> None:
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = (os.fdopen(each, "w", buffering=1, closefd=False) for each in (1, 2))
+    logging.getLogger().handlers.clear()  # those of libraries, which the command line has before it imports them
+    sys.argv = ["dlcourse", *arguments]
+    os.chdir(folder)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+    from dlcourse.cli import main
+
+    sys.exit(main(arguments))
+
+
+def open_store_at_once(folder: Path, barrier: Barrier, number: int) -> None:
+    """In a process of its own: open a folder's store when every other process is about to, and write."""
     from dlcourse.tracking.opening import open_store
 
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.chdir(folder)
     barrier.wait(150)
     with open_store().start_run("asked", f"process {number}", {}, watched=False) as run:
         run.log_metrics({"number": number})

@@ -3,11 +3,13 @@
 import base64
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -24,14 +26,7 @@ class Server:
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         shutil.copy(database, folder / "server.db")
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--backend-store-uri",
-            f"sqlite:///{self.folder}/server.db",
-        ]
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
         command += ["--artifacts-destination", str(self.folder / "kept"), "--workers", "1"]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -58,7 +53,20 @@ class Gate:
         expected = f"Basic {base64.b64encode(credentials.encode()).decode()}" if credentials else None
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
+        self.connections: set[socket.socket] = set()
+        connections = self.connections
+
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"  # keeps connections open, as MLflow's server does
+
+            def setup(self) -> None:
+                super().setup()
+                connections.add(self.connection)
+
+            def finish(self) -> None:
+                connections.discard(self.connection)
+                super().finish()
+
             def pass_on(self) -> None:
                 content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if expected and self.headers.get("Authorization") != expected:
@@ -95,5 +103,9 @@ class Gate:
         threading.Thread(target=self.proxy.serve_forever, daemon=True).start()
 
     def close(self) -> None:
+        """Refuse connections and cut those that are open, as where the server's process is killed."""
         self.proxy.shutdown()
         self.proxy.server_close()
+        for connection in list(self.connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)

@@ -1,8 +1,10 @@
-"""What may be shown of an address, and of what others say of it."""
+"""What may be shown of an address and of libraries' messages, and the one message that is known by its text."""
 
 import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy
 
-from dlcourse.errors import address, one_line, shown
+from dlcourse.errors import address, explained, one_line, shown
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,10 @@ def test_messages_of_others_lose_it_in_any_spelling(said: str, monkeypatch: pyte
 
 def test_other_addresses_in_a_message_lose_theirs_too() -> None:
     assert one_line("http://ada:s3cret@127.0.0.1:1/a is gone") == "http://ada:***@127.0.0.1:1/a is gone"
+
+
+def test_pytorchs_error_of_cross_entropy_without_a_sigmoid_is_explained() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        binary_cross_entropy(torch.tensor([2.0]), torch.tensor([1.0]))
+    assert "a sigmoid is missing" in str(explained(raised.value))
+    assert explained(RuntimeError("something else")) is None

@@ -188,12 +188,12 @@ def test_a_class_without_training_rows_costs_no_run(project: Path) -> None:
     assert set(result.verdict.differences) == set(trivial)
 
 
-def test_questions_need_no_names_of_features_and_answers(project: Path) -> None:
+def test_queries_need_no_names_of_features_and_answers(project: Path) -> None:
     class Nameless(CourseData):
         def load(self) -> Rows:
             return numbers()
 
-        def questions(self) -> Tensor:
+        def queries(self) -> Tensor:
             return torch.tensor([[1.0, 2.0, 3.0]])
 
     topic = Topic("nameless", "Rows without names", Nameless, Line, {"mean": baselines.mean})

@@ -1,4 +1,4 @@
-"""What a person can mend: one line that says what is wrong and what to do."""
+"""Errors that a user can mend: one line that says what is wrong and what to do."""
 
 import difflib
 import os
@@ -11,7 +11,10 @@ from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
 
-LEAST_LIKENESS = 0.6
+# Two transposed letters in a word of five have a ratio of 0.8, a wrong letter in one of three 0.67.
+MIN_SIMILARITY = 0.6
+# Shorter passwords are parts of other words, and are replaced in URIs only.
+MIN_PASSWORD_LENGTH = 4
 
 
 class CourseError(Exception):
@@ -21,34 +24,45 @@ class CourseError(Exception):
 
 
 class SettingsError(CourseError):
-    """A verb, topic, flag, key or value that cannot be taken."""
+    """A verb, topic, flag, key or value that does not exist or is out of range."""
 
     exit_status = 2
 
 
-def suggestion(wrong: str, right: Iterable[str]) -> str:
-    """The nearest right word as ``; did you mean X?``, or nothing where none is near.
+class Interrupted(BaseException):
+    """A signal, such as Ctrl-C's SIGINT, during a run.
 
-    Of dotted words the last parts are compared where what is before them is the same, or missing: ``--lr`` is near
+    Not a KeyboardInterrupt, which Lightning's Trainer turns into an end of the process.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def suggestion(wrong: str, right: Iterable[str]) -> str:
+    """The most similar of the words ``right`` as ``; did you mean X?``; empty where none is similar.
+
+    Dotted words are compared by their last parts where the rest is the same or missing: ``--lr`` is near
     ``--model.lr``.
     """
 
-    def likeness(known: str) -> float:
-        asked, known = wrong.lstrip("-").lower(), known.lstrip("-").lower()
-        group, _, name = asked.rpartition(".")
-        known_group, _, known_name = known.rpartition(".")
-        if group in ("", known_group):
-            asked, known = name, known_name
-        ratio = difflib.SequenceMatcher(None, asked, known).ratio()
-        is_part = len(asked) >= 3 and asked in known
-        return max(ratio, LEAST_LIKENESS) if is_part else ratio
+    def similarity(candidate: str) -> float:
+        word, candidate = wrong.lstrip("-").lower(), candidate.lstrip("-").lower()
+        group, _, name = word.rpartition(".")
+        candidate_group, _, candidate_name = candidate.rpartition(".")
+        if group in ("", candidate_group):
+            word, candidate = name, candidate_name
+        ratio = difflib.SequenceMatcher(None, word, candidate).ratio()
+        is_part = len(word) >= 3 and word in candidate
+        return max(ratio, MIN_SIMILARITY) if is_part else ratio
 
-    near = max(sorted(right), key=likeness, default=None)
-    return f"; did you mean {near}?" if near and likeness(near) >= LEAST_LIKENESS else ""
+    nearest = max(sorted(right), key=similarity, default=None)
+    return f"; did you mean {nearest}?" if nearest and similarity(nearest) >= MIN_SIMILARITY else ""
 
 
 def one_line(text: object) -> str:
-    """A message of several lines, folded into one, without the store's password."""
+    """A message of several lines as one, without the store's password."""
     return " ".join(without_password(str(text)).split())
 
 
@@ -57,7 +71,7 @@ _SECRETS = re.compile(r"([?&][^\s=&]*(?:pass|pwd|token|secret)[^\s=&]*=)([^\s&#]
 
 
 def shown(uri: str) -> str:
-    """A URI as it may be shown: with ``***`` for the password."""
+    """A URI with ``***`` for its password."""
     return _SECRETS.sub(r"\1***", _PASSWORD.sub(r"\1***", uri))
 
 
@@ -68,55 +82,50 @@ def address(uri: str) -> str:
 
 
 def without_password(text: str) -> str:
-    """A text, such as a driver's message, without the password of ``MLFLOW_TRACKING_URI`` in any spelling."""
+    """A text with ``***`` for the passwords in its URIs, and for that of ``MLFLOW_TRACKING_URI`` in any spelling.
+
+    Drivers of databases quote it in their messages: unquoted, quoted in another way, or as Python's repr.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     secrets = {match[2] for pattern in (_PASSWORD, _SECRETS) for match in pattern.finditer(uri)}
     plain = secrets | {urllib.parse.unquote(secret) for secret in secrets}
-    spelled = plain | {repr(secret)[1:-1] for secret in plain}
-    spelled |= {urllib.parse.quote(secret, safe) for secret in plain for safe in ("", "/", " +")}
-    spelled |= {urllib.parse.quote_plus(secret) for secret in plain}
+    spellings = plain | {repr(secret)[1:-1] for secret in plain} | {urllib.parse.quote_plus(secret) for secret in plain}
+    spellings |= {urllib.parse.quote(secret, safe) for secret in plain for safe in ("", "/", " +")}
     if uri:
         text = text.replace(uri, shown(uri))
-    for secret in sorted(spelled, key=len, reverse=True):
-        if len(secret) > 3:  # shorter ones are in every other word, and matter in a URI alone
+    for secret in sorted(spellings, key=len, reverse=True):
+        if len(secret) >= MIN_PASSWORD_LENGTH:
             text = text.replace(secret, "***")
     return shown(text)
 
 
 def is_foreign(error: BaseException) -> bool:
-    """Whether an error came up in, or below, code that is neither this package's nor a library's.
+    """Whether an error was raised in, or below, code that is neither this package's nor a library's.
 
-    A practitioner's module, or a topic of one's own, wherever it is installed: its author needs the traceback.
+    That is a user's own module, or a topic of the entry-point group ``dlcourse.topics``, wherever it is installed: the
+    author needs the traceback.
     """
     topics = {entry.module.partition(".")[0] for entry in entry_points(group="dlcourse.topics")}
-    ours = Path(__file__).parent
+    this_package = Path(__file__).parent
     python = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
     for frame, _ in traceback.walk_tb(error.__traceback__):
         file = Path(frame.f_code.co_filename)
         if frame.f_globals.get("__name__", "").partition(".")[0] in topics:
             return True
         is_library = {"site-packages", "dist-packages"} & set(file.parts) or any(map(file.is_relative_to, python))
-        if file.is_absolute() and not is_library and not file.is_relative_to(ours):
+        if file.is_absolute() and not is_library and not file.is_relative_to(this_package):
             return True
     return False
 
 
 def explained(error: Exception) -> str | None:
-    """What a mistake in a model is, where its error does not say; None for all others."""
+    """What to change in a model whose error does not say it; None for all other errors.
+
+    PyTorch has no error type for this, so that its message is compared; ``tests/test_errors.py`` fails if it changes.
+    """
     if "all elements of input should be between 0 and 1" in str(error):
         return (
             "binary cross-entropy takes probabilities, and the network gives numbers outside 0 to 1: a sigmoid is "
             "missing at its end (binary_cross_entropy_with_logits has it built in)"
         )
     return None
-
-
-class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM while a run was going on.
-
-    Not a KeyboardInterrupt: Lightning answers that one by ending the process.
-    """
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum

@@ -291,3 +291,9 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
             keys |= {name} if name else set()
         return super().construct_mapping(node, deep)
+
+
+def nearest_folder(name: str, start: Path | None = None) -> Path | None:
+    """The folder ``name`` in ``start`` (by default the current folder) or the nearest folder above that has one."""
+    start = (start or Path.cwd()).absolute()
+    return next((folder / name for folder in (start, *start.parents) if (folder / name).is_dir()), None)

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dlcourse.data.datamodule import CourseData
-from dlcourse.data.rows import SPLITS, TensorRows
+from dlcourse.data.rows import SPLITS, Split, TensorRows
 from dlcourse.data.samplers import ShuffledOrder, epoch_seed
 from dlcourse.errors import SettingsError
 from tests.samples import data_of, labelled, numbers
@@ -129,6 +129,24 @@ def test_refit_trains_on_validation_rows_as_well() -> None:
     assert not torch.equal(data.scaling[0], scaling[0]), "scaling must be measured anew"
     assert data.fingerprint != fingerprint
     assert list(data.val_dataloader()) == []
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_splits_of_the_data_set_itself_are_kept_and_the_other_rows_are_split(split: Split) -> None:
+    fixed = torch.arange(30, 40)
+    data = data_of(replace(labelled([0, 1] * 30), fixed_splits={split: fixed}), val_fraction=0.2, test_fraction=0.2)
+    assert torch.equal(data.splits[split], fixed)
+    assert {name: len(rows) for name, rows in data.splits.items() if name != split} == {
+        "train": 40,
+        "test" if split == "val" else "val": 10,
+    }
+    assert sorted(torch.cat([*data.splits.values()]).tolist()) == list(range(60))
+
+
+def test_folds_of_a_data_set_with_its_own_test_rows_are_refused() -> None:
+    data = data_of(replace(labelled([0, 1] * 30), fixed_splits={"test": torch.arange(10)}))
+    with pytest.raises(SettingsError, match="--folds would train on the data set's own test rows"):
+        data.fold(0, 5)
 
 
 @given(st.floats(0, 0.99), st.floats(0, 0.99))

@@ -58,7 +58,7 @@ def test_half_a_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wa
             download(f"http://127.0.0.1:{server.getsockname()[1]}/file", tmp_path / "file", MD5)
         over.set()
         thread.join()
-    assert ("timed out" if wait else "500 bytes before its end") in refusal.value.reason
+    assert ("timed out" if wait else "500 bytes before the end") in refusal.value.reason
     assert list(tmp_path.iterdir()) == []
 
 

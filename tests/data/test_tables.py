@@ -1,6 +1,7 @@
 """Tables come back as they were written, and whatever is no table is refused in one line that says where."""
 
 import gzip
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,54 +49,62 @@ def test_a_table_comes_back_as_it_was_written(
     lines = [",".join(names)] if named else []
     lines += [",".join(map(repr, row)) for row in numbers.tolist()]
     table = read_table(write(tmp_path / name, end.join(lines)), numbers.shape[1])
-    assert np.array_equal(table.values, numbers)
-    assert table.names == names
+    assert np.array_equal(table.to_numpy(), numbers)
+    assert tuple(table) == (names or (*(f"column {place}" for place in range(1, numbers.shape[1])), "label"))
 
 
 def test_blank_lines_spaces_quotes_and_a_byte_order_mark_are_no_matter(tmp_path: Path) -> None:
     content = '\ufeffglucose, "label"\n\n 148 ,"1"\r\n85,0\n,\n\n'
     table = read_table(write(tmp_path / "table.csv", content))
-    assert table.names == ("glucose", "label")
-    assert table.values.tolist() == [[148, 1], [85, 0]]
+    assert tuple(table) == ("glucose", "label")
+    assert table.to_numpy().tolist() == [[148, 1], [85, 0]]
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "FILE is empty: it must hold rows of numbers, the label last"),
-        ("\n \n,,\n", "FILE is empty: it must hold rows of numbers, the label last"),
+        ("", "FILE is empty"),
+        ("\n \n\n", "FILE is empty"),
         ("age,label\n", "FILE has a first line of names and no rows below it"),
         ("6,148,1\n1,many,0\n", "FILE line 2, column 2: 'many' is no finite number"),
         ("age,glucose,label\n6,148,1\n1,85,none\n", "FILE line 3, column 3 (label): 'none' is no finite number"),
-        ("age,label\n\n\n6,\n", "FILE line 4, column 2 (label): '' is no finite number"),
+        (
+            "age,sex,label\n6,male,1\n1,female,0\n",
+            "FILE line 2, column 2 (sex): 'male' is no finite number, and neither",
+        ),
+        ("age,label\n\n\n6,\n", "FILE line 4, column 2 (label) is missing"),
         ("nan,1\n2,0\n", "FILE line 1, column 1: 'nan' is no finite number"),
         ("2,0\n-inf,1\n", "FILE line 2, column 1: '-inf' is no finite number"),
         ("2,0\n1e39,1\n", "FILE line 2, column 1: '1e39' is no finite number"),
         ("2,0\n1_0,1\n", "FILE line 2, column 1: '1_0' is no finite number"),
         ("a,2\n1,0\n", "FILE line 1, column 1: 'a' is no finite number"),
-        ("1,2,3\n4,5\n", "FILE line 2 has 2 columns instead of 3, separated by commas"),
-        ("1;2;3\n4;5;6\n", "FILE line 1 has 1 column instead of 2, separated by commas"),
-        ("a,b\n1,2,3\n", "FILE line 2 has 3 columns instead of 2, separated by commas"),
+        ("1,2,3\n4,5\n", "FILE line 2, column 3 is missing"),
+        ("1;2;3\n4;5;6\n", "FILE must have two or more columns, separated by commas, and has 1"),
+        ("a,b\n1,2,3\n", "FILE cannot be read as a CSV file: .*line 2"),
     ],
 )
-def test_what_is_no_table_is_refused_with_its_place(tmp_path: Path, content: str, said: str) -> None:
+def test_what_is_no_table_is_refused_with_its_line_and_column(tmp_path: Path, content: str, said: str) -> None:
     for name in ("table.csv", "table.csv.gz"):
-        assert refusal(write(tmp_path / name, content)) == said
+        assert re.match(said.replace("(", r"\(").replace(")", r"\)"), refusal(write(tmp_path / name, content)))
 
 
 def test_the_number_of_columns_can_be_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "table.csv", ROWS)
-    assert read_table(path, 3).values.shape == (3, 3)
-    assert refusal(path, 9) == "FILE line 1 has 3 columns instead of 9, separated by commas"
+    assert read_table(path, 3).shape == (3, 3)
+    assert refusal(path, 9) == "FILE must have 9 columns, separated by commas, and has 3"
 
 
 def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "none.csv") == "there is no file FILE"
-    assert refusal(tmp_path / "none.csv.gz") == "there is no file FILE"
-    assert refusal(tmp_path).startswith("FILE cannot be read: ")
-    assert refusal(write(tmp_path / "picture.csv", b"\x89PNG\r\n\x1a\n\x00")).startswith("FILE is no CSV file in UTF-8")
     (tmp_path / "plain.csv.gz").write_text(ROWS)
-    assert refusal(tmp_path / "plain.csv.gz").startswith("FILE is cut off or no gzip file (Not a gzipped file")
+    files = {
+        tmp_path / "none.csv": "No such file",
+        tmp_path / "none.csv.gz": "No such file",
+        tmp_path: "Is a directory",
+        write(tmp_path / "image.csv", b"\x89PNG\r\n\x1a\n\x00"): "'utf-8' codec can't decode",
+        tmp_path / "plain.csv.gz": "Not a gzipped file",
+    }
+    for path, reason in files.items():
+        assert refusal(path).startswith(f"FILE cannot be read as a CSV file: {reason}")
 
 
 @in_one_folder
@@ -104,19 +113,19 @@ def test_a_gzip_file_that_is_cut_off_is_refused_wherever_it_is_cut(tmp_path: Pat
     path = write(tmp_path / "table.csv.gz", ROWS * 20)
     whole = path.read_bytes()
     path.write_bytes(whole[: draw.draw(st.integers(1, len(whole) - 1))])
-    assert refusal(path).endswith("replace it by a whole one")
+    assert refusal(path).startswith("FILE cannot be read as a CSV file: ")
 
 
 @in_one_folder
 @given(st.data())
 def test_a_damaged_gzip_file_gives_no_other_numbers(tmp_path: Path, draw: st.DataObject) -> None:
     path = write(tmp_path / "table.csv.gz", ROWS * 20)
-    expected = read_table(path).values
+    expected = read_table(path).to_numpy()
     damaged = bytearray(path.read_bytes())
     damaged[draw.draw(st.integers(0, len(damaged) - 1))] ^= draw.draw(st.integers(1, 255))
     path.write_bytes(damaged)
     with suppress(CourseError):
-        assert np.array_equal(read_table(path).values, expected), "only the file's date or name may be damaged"
+        assert np.array_equal(read_table(path).to_numpy(), expected), "only the file's date or name may be damaged"
 
 
 @in_one_folder
@@ -129,9 +138,9 @@ def test_any_file_is_a_table_or_refused_in_one_line(tmp_path: Path, content: byt
     if table is None:
         refusal(path)
     else:
-        assert table.values.shape[0] >= 1
-        assert table.values.shape[1] >= 2
-        assert np.isfinite(table.values.astype(np.float32)).all()
+        assert table.shape[0] >= 1
+        assert table.shape[1] >= 2
+        assert np.isfinite(table.to_numpy().astype(np.float32)).all()
 
 
 def test_two_classes_are_given_in_order() -> None:
@@ -142,7 +151,7 @@ def test_two_classes_are_given_in_order() -> None:
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        ([1, 1], "labels: every row carries the label 1: there is nothing to tell apart"),
+        ([1, 1], "labels: every row has the label 1, and two classes are needed"),
         ([0, 1, 0.5], "labels: the last column must hold two labels, and holds 3: 0, 0.5, 1"),
         (range(7), "labels: the last column must hold two labels, and holds 7: 0, 1, 2, 3, 4, ..."),
     ],

@@ -110,8 +110,8 @@ def test_version_of_a_baseline_is_its_code_what_it_wraps_and_scikit_learn(monkey
         for each in (
             baselines.mean,
             baselines.majority,
-            baselines.a_column_a_class(baselines.majority),
-            baselines.a_column_a_class(baselines.mean),
+            baselines.one_logit_per_class(baselines.majority),
+            baselines.one_logit_per_class(baselines.mean),
             first_guess,
             lambda inputs, targets: None,
         )

@@ -121,24 +121,24 @@ def test_logistic_regression_is_that_of_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize("baseline", [baselines.majority, baselines.logistic_regression_on_pixels])
-def test_a_column_a_class_says_what_one_logit_does(baseline: baselines.Baseline) -> None:
+def test_one_logit_per_class_says_what_one_logit_does(baseline: baselines.Baseline) -> None:
     images = torch.randint(0, 256, (40, 3, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     targets = torch.arange(40) % 3 // 2
     logits = baseline(images, targets)(images).flatten()
-    columns = baselines.a_column_a_class(baseline)(images, targets)(images)
+    columns = baselines.one_logit_per_class(baseline)(images, targets)(images)
     assert columns.shape == (40, 2)
     assert torch.allclose(columns.softmax(1)[:, 1], logits.sigmoid())
 
 
-def test_a_column_a_class_leaves_more_classes_as_they_are() -> None:
+def test_one_logit_per_class_leaves_more_classes_as_they_are() -> None:
     images, targets = torch.zeros(6, 3, 4, 4, dtype=torch.uint8), torch.arange(6) % 3
-    columns = baselines.a_column_a_class(baselines.majority)(images, targets)(images)
+    columns = baselines.one_logit_per_class(baselines.majority)(images, targets)(images)
     assert torch.equal(columns, baselines.majority(images, targets)(images))
 
 
 @pytest.mark.parametrize(
     "baseline",
-    [baselines.majority, baselines.logistic_regression, baselines.a_column_a_class(baselines.logistic_regression)],
+    [baselines.majority, baselines.logistic_regression, baselines.one_logit_per_class(baselines.logistic_regression)],
 )
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_class_without_training_rows_is_one_that_a_baseline_knows_of(

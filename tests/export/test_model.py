@@ -21,6 +21,7 @@ from dlcourse.cli import main
 from dlcourse.errors import CourseError
 from dlcourse.models.tasks import Regressor
 from dlcourse.training.checkpoints import load_checkpoint, read_checkpoint
+from tests.finished import Finished
 from tests.samples import Noisy
 
 ELSEWHERE = """
@@ -111,11 +112,10 @@ def test_the_best_weights_are_kept_not_the_last_ones(project: Path) -> None:
     assert not torch.allclose(loaded(rows), last(rows))
 
 
-def test_signature_example_and_requirements_are_there(project: Path) -> None:
-    result = train()
-    (logged,) = logged_models(result)
+def test_signature_example_and_requirements_are_there(finished: Finished) -> None:
+    logged = finished.store.client.get_logged_model(str(finished.result.model_uri).removeprefix("models:/"))
     assert logged.status.value == "READY"
-    assert logged.source_run_id == result.run_id
+    assert logged.source_run_id == finished.result.run_id
     folder = mlflow.artifacts.download_artifacts(logged.artifact_location)
     model = Model.load(folder)
     assert model.signature is not None
@@ -172,16 +172,14 @@ def test_an_export_that_fails_does_not_cost_the_run(project: Path) -> None:
     assert [each.status.value for each in logged_models(result)] == ["FAILED"]
 
 
-def test_a_verified_run_says_so(project: Path) -> None:
-    result = train()
-    assert result.model_uri in result.card
-    assert "verified: loaded back, same answers on 20 rows" in result.card
-    assert run_of(result).data.tags["dlcourse.verified"] == "true"
+def test_a_verified_run_says_so(finished: Finished) -> None:
+    assert f"{finished.result.model_uri}, verified" in finished.result.card
+    assert finished.run.data.tags["dlcourse.verified"] == "true"
 
 
 class TestCheckpoints:
-    def test_the_checkpoint_alone_gives_model_and_data_again(self, project: Path) -> None:
-        result = train(data={"split_seed": 4})
+    def test_the_checkpoint_alone_gives_model_and_data_again(self, finished: Finished) -> None:
+        result = finished.result
         assert result.checkpoint is not None
         assert result.model is not None
         assert result.data is not None
@@ -202,12 +200,11 @@ class TestCheckpoints:
     def test_that_is_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert f"there is no checkpoint {tmp_path}/best.ckpt" in self.complaint(tmp_path / "best.ckpt", capsys)
 
-    def test_that_was_cut_off(self, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        path = Path(str(train().checkpoint))
-        whole = path.read_bytes()
+    def test_that_was_cut_off(self, finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        whole = Path(str(finished.result.checkpoint)).read_bytes()
         for length in (0, 100, len(whole) // 2, len(whole) - 1):
-            (project / "cut.ckpt").write_bytes(whole[:length])
-            assert "it is damaged" in self.complaint(project / "cut.ckpt", capsys)
+            (tmp_path / "cut.ckpt").write_bytes(whole[:length])
+            assert "it is damaged" in self.complaint(tmp_path / "cut.ckpt", capsys)
 
     @pytest.mark.parametrize("write", [pickle.dump, torch.save])
     def test_that_holds_code_which_is_not_run(
@@ -228,10 +225,10 @@ class TestCheckpoints:
         with pytest.raises(CourseError, match="is no checkpoint of height-weight"):
             load_checkpoint(topics.find("height-weight"), Path(str(other.checkpoint)))
 
-    def test_is_read_without_running_code(self, project: Path) -> None:
-        content = read_checkpoint(Path(str(train().checkpoint)))
-        assert content["hyper_parameters"]["lr"] == 0.1
-        assert content["datamodule_hyper_parameters"]["batch_size"] == 64
+    def test_is_read_without_running_code(self, finished: Finished) -> None:
+        content = read_checkpoint(Path(str(finished.result.checkpoint)))
+        assert content["hyper_parameters"]["lr"] == 0.05
+        assert content["datamodule_hyper_parameters"]["batch_size"] == 8
 
 
 class Code:

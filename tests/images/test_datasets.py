@@ -64,7 +64,7 @@ def test_too_many_validation_rows_are_refused() -> None:
 
 
 def test_folds_are_refused() -> None:
-    with pytest.raises(SettingsError, match="--folds would train on the official test images"):
+    with pytest.raises(SettingsError, match="--folds would train on the data set's own test rows"):
         pictures().fold(0, 5)
 
 
@@ -208,7 +208,7 @@ def test_images_are_decoded_once(decoded: list[Path], caplog: pytest.LogCaptureF
     caplog.set_level("INFO", "dlcourse")
     pictures()
     assert [record.getMessage() for record in caplog.records] == [
-        f"{Path.cwd()}/data/pictures.safetensors is not there: decoding the images, once"
+        f"{Path.cwd()}/data/pictures.safetensors does not exist: decoding the images, once"
     ]
     assert pictures().fingerprint == pictures().fingerprint
     assert len(decoded) == 1
@@ -280,7 +280,7 @@ def test_a_full_disk_leaves_no_half_written_cache(decoded: list[Path], monkeypat
         with pytest.raises(CourseError) as refusal:
             pictures()
     assert str(refusal.value) == (
-        f"{Path.cwd()}/data/pictures.safetensors is not there, and cannot be written (Error while serializing: I/O "
+        f"{Path.cwd()}/data/pictures.safetensors does not exist, and cannot be written (Error while serializing: I/O "
         "error: No space left on device (os error 28)): make room there and the folder writable, or set "
         "DLCOURSE_DATA_DIR to another folder"
     )
@@ -320,7 +320,7 @@ def test_a_read_only_folder_will_do_where_the_cache_is_there(
 
 def test_a_read_only_folder_without_the_cache_says_so(decoded: list[Path], read_only: Callable[[], None]) -> None:
     read_only()
-    with pytest.raises(CourseError, match=r"pictures\.safetensors is not there, and cannot be written \(.*Read-only"):
+    with pytest.raises(CourseError, match=r"pictures\.safetensors does not exist, and cannot be written \(.*Read-only"):
         pictures()
     assert decoded == []
 
@@ -328,7 +328,7 @@ def test_a_read_only_folder_without_the_cache_says_so(decoded: list[Path], read_
 def test_a_data_folder_that_cannot_be_made_says_so(decoded: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     Path("taken").write_text("a file where a folder should be")
     monkeypatch.setenv("DLCOURSE_DATA_DIR", "taken/data")
-    with pytest.raises(CourseError, match=r"taken/data/pictures\.safetensors is not there, and cannot be written"):
+    with pytest.raises(CourseError, match=r"taken/data/pictures\.safetensors does not exist, and cannot be written"):
         pictures()
 
 

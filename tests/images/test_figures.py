@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from dlcourse.evaluation.evaluate import evaluate_outputs
-from dlcourse.images.figures import MORTAR, augmented, confident_mistakes, first_layer_filters
+from dlcourse.images.figures import MARGIN_COLOUR, augmented, confident_mistakes, first_layer_filters
 from tests.image_sets import Pictures, Small, pictures
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -36,7 +36,7 @@ def tiles(axes: Axes, height: int, width: int) -> list[np.ndarray[Any, Any]]:
         for top in range(0, len(wall), height + margin)
         for left in range(0, wall.shape[1], width + margin)
     ]
-    return [tile for tile in found if not (tile == MORTAR).all()]
+    return [tile for tile in found if not (tile == MARGIN_COLOUR).all()]
 
 
 def as_drawn(image: Tensor) -> np.ndarray[Any, Any]:
@@ -96,8 +96,8 @@ def test_mistakes_come_with_the_most_certain_first() -> None:
     said[3], certain[3] = 1, 0.7
     said[9], certain[9] = 0, 0.95
     first, second = judged(said, certain)
-    assert first.get_title() == "said: a, 95%\nis: b"
-    assert second.get_title() == "said: b, 70%\nis: d"
+    assert first.get_title() == "predicted: a, 95%\ntrue: b"
+    assert second.get_title() == "predicted: b, 70%\ntrue: d"
     assert np.array_equal(picture(first), as_drawn(Pictures.made["test_images"][9]))
     assert np.array_equal(picture(second), as_drawn(Pictures.made["test_images"][3]))
     figure = first.figure

@@ -20,7 +20,7 @@ def made(root: Path, *files: str) -> Path:
 
 def found(root: Path) -> list[tuple[str, str, str]]:
     """(path, class, split) of each image."""
-    return [(str(each.path.relative_to(root)), each.of_class, each.split) for each in read_folder(root).files]
+    return [(str(each.path.relative_to(root)), each.class_name, each.split) for each in read_folder(root).files]
 
 
 def test_val_beside_train_is_for_testing(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_class_name_in_another_encoding_is_told_by_its_bytes(tmp_path: Path) -
     os.mkdir(folder)
     open(os.path.join(folder, b"1.jpg"), "wb").close()
     made(tmp_path, "a/1.jpg")
-    names = {each.of_class for each in read_folder(tmp_path).files}
+    names = {each.class_name for each in read_folder(tmp_path).files}
     assert names == {"a", "\\udcb7\\udce4"}
 
 
@@ -143,7 +143,7 @@ def test_fewer_than_two_classes_are_refused(tmp_path: Path, files: list[str], sa
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"--data\.root .*/missing is not there: it must hold a folder of images"):
+    with pytest.raises(SettingsError, match=r"--data\.root .*/missing does not exist: it must hold a folder of images"):
         read_folder(tmp_path / "missing")
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"--data\.root .*/file is no folder: it must hold"):

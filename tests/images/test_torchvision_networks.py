@@ -1,4 +1,4 @@
-"""torchvision's networks by name, and what is said where their weights cannot be had. No test leaves this machine."""
+"""torchvision's networks by name, and the message where weights are not available. No test leaves this machine."""
 
 import json
 import socket
@@ -71,7 +71,7 @@ def test_weights_that_cannot_be_had_are_told_with_where_they_belong(
     with pytest.raises(CourseError) as refusal:
         torchvision_network(SMALL, 2, pretrained=True)
     assert str(refusal.value) == (
-        f"the weights of {SMALL} cannot be had (<urlopen error [Errno 111] Connection refused>): put "
+        f"the weights of {SMALL} are not available (<urlopen error [Errno 111] Connection refused>): put "
         f"{NOWHERE}shufflenet-f707e7126e.pth to {elsewhere}/shufflenet-f707e7126e.pth, or take --model.pretrained false"
     )
     assert capsys.readouterr().out == "", "stdout is for results"
@@ -82,14 +82,14 @@ def test_a_server_that_keeps_silent_is_given_up(elsewhere: Path, monkeypatch: py
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/weights.pth"
         monkeypatch.setattr(ShuffleNet_V2_X0_5_Weights.DEFAULT.value, "url", address)
         monkeypatch.setattr(torchvision_networks, "PATIENCE", 0.2)
-        with pytest.raises(CourseError, match=r"cannot be had \(.*timed out"):
+        with pytest.raises(CourseError, match=r"are not available \(.*timed out"):
             torchvision_network(SMALL, 2, pretrained=True)
 
 
 def test_damaged_weights_are_named(elsewhere: Path) -> None:
     elsewhere.mkdir(parents=True)
     (elsewhere / "shufflenet-f707e7126e.pth").write_text("half a file")
-    with pytest.raises(CourseError, match=rf"the weights of {SMALL} cannot be had \(.*\): put "):
+    with pytest.raises(CourseError, match=rf"the weights of {SMALL} are not available \(.*\): put "):
         torchvision_network(SMALL, 2, pretrained=True)
 
 

@@ -137,8 +137,8 @@ def test_confusion_matrix_of_many_classes_leaves_empty_cells_quiet() -> None:
 
 def test_points_and_lines() -> None:
     data = data_of(numbers(features=1))
-    object.__setattr__(data.rows, "features", ("height",))
-    object.__setattr__(data.rows, "answers", ("weight",))
+    object.__setattr__(data.rows, "feature_names", ("height",))
+    object.__setattr__(data.rows, "target_names", ("weight",))
 
     def double(inputs: Tensor) -> Tensor:
         return 2 * inputs

@@ -49,7 +49,7 @@ def test_chinese_names_are_in_a_font_that_has_them(monkeypatch: pytest.MonkeyPat
     assert len(families) == 2
     with warnings.catch_warnings(action="error"):  # matplotlib warns of each character that it has no glyph for
         shown = texts(names, monkeypatch)
-    assert "said: 蜜蜂" in shown
+    assert "predicted: 蜜蜂" in shown
 
 
 def test_names_that_no_font_has_are_numbered_and_that_is_said_once(
@@ -59,7 +59,7 @@ def test_names_that_no_font_has_are_numbered_and_that_is_said_once(
     families_for.cache_clear()
     shown = texts(("蚂蚁", "蜜蜂", "bees", "c"), monkeypatch)
     families_for.cache_clear()
-    assert "said: class 2" in shown
+    assert "predicted: class 2" in shown
     assert "蜜蜂" not in shown
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "no font of this machine has every character of the class names; in figures they are numbered: "
@@ -69,9 +69,9 @@ def test_names_that_no_font_has_are_numbered_and_that_is_said_once(
 
 def test_long_names_are_cut_off_and_formulas_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = texts(("a" * 21, "b" * 20, "$1 or 2$ _^", "d"), monkeypatch)
-    assert f"said: {'a' * 19}…" in shown
-    assert f"said: {'b' * 20}," in shown
-    assert "said: $1 or 2$ _^," in shown
+    assert f"predicted: {'a' * 19}…" in shown
+    assert f"predicted: {'b' * 20}," in shown
+    assert "predicted: $1 or 2$ _^," in shown
 
 
 def test_a_font_file_that_is_gone_has_no_characters() -> None:

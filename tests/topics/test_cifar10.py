@@ -56,7 +56,7 @@ def test_an_archive_that_cannot_be_used_is_named(made: Images, state: str) -> No
     with pytest.raises(CourseError) as refusal:
         prepared()
     said = str(refusal.value)
-    assert said.startswith(f"CIFAR10 cannot be had: cifar-10-python.tar.gz is {state} (http://127.0.0.1:9/")
+    assert said.startswith(f"CIFAR10 is not available: cifar-10-python.tar.gz is {state} (http://127.0.0.1:9/")
     assert "Connection refused" in said
     assert f"data folder, {Path.cwd() / 'data'}, or set DLCOURSE_DATA_DIR" in said
 
@@ -86,6 +86,7 @@ def test_real_images_are_as_many_of_each_class(real_data: Callable[..., Path]) -
     real_data("cifar10.safetensors", CIFAR10.filename)
     data = CIFAR10Data()
     data.prepare_data()
+    data.setup("fit")
     assert torch.bincount(data.rows.targets[:50_000]).tolist() == [5000] * 10
     assert torch.bincount(data.rows.targets[50_000:]).tolist() == [1000] * 10
     assert (data.fingerprint, data.hparams["val_rows"]) == ("2d43d6eac815b8ca", 5000), "split as ever"

@@ -89,10 +89,10 @@ def test_263_of_the_course_file_759_women_are_diabetic(project: Path, openml: "O
 
 def test_course_labels_are_turned_round() -> None:
     rows = DiabetesData(source="course").rows
-    values = read_table(COURSE_FILE).values
+    values = read_table(COURSE_FILE).to_numpy()
     assert rows.targets.tolist() == [1 - label for label in values[:, -1]]
     assert torch.equal(rows.inputs, torch.from_numpy(values[:, :-1]).float())
-    assert (rows.classes, rows.features) == (("not diabetic", "diabetic"), FEATURES)
+    assert (rows.classes, rows.feature_names) == (("not diabetic", "diabetic"), FEATURES)
 
 
 def test_bundled_needs_no_network_and_no_file(project: Path, openml: "OpenML") -> None:
@@ -137,8 +137,8 @@ def test_own_file_with_and_without_names(tmp_path: Path) -> None:
     plain, named = (DiabetesData(file=str(tmp_path / f"{name}.csv")).rows for name in ("plain", "named"))
     assert plain.inputs.tolist() == named.inputs.tolist() == [[1, 20], [2, 10], [3, 30]]
     assert plain.targets.tolist() == named.targets.tolist() == [1, 0, 1], "the larger label is class 1"
-    assert (plain.features, plain.classes) == (("column 1", "column 2"), ("label 1", "label 2"))
-    assert (named.features, named.classes) == (("age", "glucose"), ("outcome 1", "outcome 2"))
+    assert (plain.feature_names, plain.classes) == (("column 1", "column 2"), ("label 1", "label 2"))
+    assert (named.feature_names, named.classes) == (("age", "glucose"), ("outcome 1", "outcome 2"))
     assert plain.digest == named.digest
 
 
@@ -198,22 +198,26 @@ GOOD = csv(table(20, 10, 2))
         (GOOD + "1,much,0\n", "own.csv line 21, column 2: 'much' is no finite number"),
         (GOOD + "nan,2,0\n", "own.csv line 21, column 1: 'nan' is no finite number"),
         ("a,b,label\n" + GOOD + "1,inf,0\n", "own.csv line 22, column 2 (b): 'inf' is no finite number"),
-        (GOOD + "1,2,3,0\n", "own.csv line 21 has 4 columns instead of 3, separated by commas"),
-        (csv([row[:1] for row in table(9)]), "own.csv line 1 has 1 column instead of 2, separated by commas"),
-        (csv(table(20, 20, 2)), "own.csv: every row carries the label 1: there is nothing to tell apart"),
+        (GOOD + "1,,0\n", "own.csv line 21, column 2 is missing"),
+        (
+            GOOD + "1,2,3,0\n",
+            "own.csv cannot be read as a CSV file: Error tokenizing data. C error: Expected 3 fields in line 21",
+        ),
+        (csv([row[:1] for row in table(9)]), "own.csv must have two or more columns, separated by commas, and has 1"),
+        (csv(table(20, 20, 2)), "own.csv: every row has the label 1, and two classes are needed"),
         (GOOD + "1,2,3\n", "own.csv: the last column must hold two labels, and holds 3: 0, 1, 3"),
     ],
 )
 def test_own_file_that_cannot_be_used(project: Path, refused: Refused, content: str, said: str) -> None:
     (project / "own.csv").write_text(content)
-    assert refused("--data.file", "own.csv") == f"{project / said}"
+    assert refused("--data.file", "own.csv").startswith(f"{project / said}")
 
 
 def test_own_file_that_is_missing_or_cut_off(project: Path, refused: Refused) -> None:
-    assert refused("--data.file", "none.csv") == f"there is no file {project / 'none.csv'}"
+    assert refused("--data.file", "none.csv").startswith(f"{project / 'none.csv'} cannot be read as a CSV file: No ")
     whole = gzip.compress(GOOD.encode())
     (project / "own.csv.gz").write_bytes(whole[: len(whole) // 2])
-    assert refused("--data.file", "own.csv.gz").startswith(f"{project / 'own.csv.gz'} is cut off or no gzip file")
+    assert refused("--data.file", "own.csv.gz").startswith(f"{project / 'own.csv.gz'} cannot be read as a CSV file: ")
 
 
 def test_source_and_file_that_contradict_each_other(project: Path, refused: Refused) -> None:
@@ -334,7 +338,7 @@ def test_pima_comes_from_openml_once_and_then_from_its_cache(project: Path, open
     rows = pima().rows
     assert torch.equal(rows.inputs, torch.tensor(table())[:, :-1])
     assert rows.targets.tolist() == [int(row[-1]) for row in table()], "tested_positive is class 1"
-    assert (rows.classes, rows.features) == (("not diabetic", "diabetic"), FEATURES)
+    assert (rows.classes, rows.feature_names) == (("not diabetic", "diabetic"), FEATURES)
     assert "OpenML" in rows.source
     assert files(project) == [project / "data" / "diabetes" / "pima.csv.gz"]
     openml.asked.clear()
@@ -373,14 +377,14 @@ def answer_with(path: str, status: int) -> Callable[[OpenML], None]:
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (cut(OpenML.DATA, 0.5), "it was cut off or damaged on its way: its checksum is wrong"),
-        (cut(OpenML.DATA, 0), "it was cut off or damaged on its way: its checksum is wrong"),
-        (change(OpenML.DATA, b"tested_positive\n", b"tested_negative\n"), "its checksum is wrong"),
-        (change(OpenML.DESCRIPTION, b'"md5_checksum": "', b'"md5_checksum": "0'), "its checksum is wrong"),
-        (cut(OpenML.DESCRIPTION, 0.5), "OpenML's answer cannot be used: "),
-        (cut(OpenML.FEATURES, 0.9), "OpenML's answer cannot be used: "),
-        (cut(OpenML.QUALITIES, 0), "OpenML's answer cannot be used: "),
-        (change(OpenML.DESCRIPTION, b"data_set_description", b"error"), "OpenML's answer cannot be used: "),
+        (cut(OpenML.DATA, 0.5), "md5 checksum"),
+        (cut(OpenML.DATA, 0), "md5 checksum"),
+        (change(OpenML.DATA, b"tested_positive\n", b"tested_negative\n"), "md5 checksum"),
+        (change(OpenML.DESCRIPTION, b'"md5_checksum": "', b'"md5_checksum": "0'), "md5 checksum"),
+        (cut(OpenML.DESCRIPTION, 0.5), "OpenML's response cannot be used: "),
+        (cut(OpenML.FEATURES, 0.9), "OpenML's response cannot be used: "),
+        (cut(OpenML.QUALITIES, 0), "OpenML's response cannot be used: "),
+        (change(OpenML.DESCRIPTION, b"data_set_description", b"error"), "OpenML's response cannot be used: "),
         (answer_with(OpenML.DESCRIPTION, 412), "Dataset with data_id 37 not found"),
         (answer_with(OpenML.DATA, 404), "HTTP Error 404: Not Found"),
     ],
@@ -445,7 +449,7 @@ def test_damaged_cache_is_replaced_once_there_is_a_whole_one(project: Path, open
     damaged = cache.read_bytes()[:-9]
     cache.write_bytes(damaged)
     cut(OpenML.DATA, 0.5)(openml)
-    assert "its checksum is wrong" in refused("--data.source", "pima")
+    assert "md5 checksum" in refused("--data.source", "pima")
     assert cache.read_bytes() == damaged
     openml.heal()
     assert pima().rows.digest == digest

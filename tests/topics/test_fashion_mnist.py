@@ -55,6 +55,7 @@ def refused(made: Images, capfd: pytest.CaptureFixture[str]) -> Callable[..., st
 def prepared(**settings: Any) -> FashionMNISTData:
     data = FashionMNISTData(**{"val_rows": 20, **settings})
     data.prepare_data()
+    data.setup("fit")
     return data
 
 
@@ -86,7 +87,7 @@ def test_missing_archives_are_named_with_where_they_belong(refused: Callable[...
         archive(name).unlink()
     said = refused()
     assert said.startswith(
-        "FashionMNIST cannot be had: FashionMNIST/raw/train-images-idx3-ubyte.gz is missing, "
+        "FashionMNIST is not available: FashionMNIST/raw/train-images-idx3-ubyte.gz is missing, "
         "FashionMNIST/raw/t10k-labels-idx1-ubyte.gz is missing (http://127.0.0.1:9/train-images-idx3-ubyte.gz "
         "cannot be downloaded ("
     )
@@ -104,7 +105,7 @@ def test_a_damaged_archive_is_named(refused: Callable[..., str], spoil: Callable
     path.write_bytes(spoil(path.read_bytes()))
     damaged = path.read_bytes()
     said = refused()
-    assert said.startswith("FashionMNIST cannot be had: FashionMNIST/raw/train-labels-idx1-ubyte.gz is damaged (")
+    assert said.startswith("FashionMNIST is not available: FashionMNIST/raw/train-labels-idx1-ubyte.gz is damaged (")
     assert "missing" not in said
     assert path.read_bytes() == damaged, "nothing is lost"
 
@@ -142,7 +143,7 @@ def test_a_full_disk_while_unpacking_loses_nothing(
     with monkeypatch.context() as full:
         full.setattr(torchvision_utils, "extract_archive", half)
         assert re.search(
-            r"fashion-mnist\.safetensors is not there, and cannot be written \(.*No space left on device\): make room",
+            r"fashion-mnist\.safetensors does not exist, and cannot be written \(.*No space left on device\)",
             refused(),
         )
     assert torch.equal(prepared().rows.inputs[:200], made["train_images"])
@@ -157,7 +158,7 @@ def test_a_damaged_cache_that_cannot_be_made_anew_is_named(
     cache.write_bytes(damaged)
     for path in Path(FILES).iterdir():
         path.unlink()
-    assert refused().startswith("FashionMNIST cannot be had: ")
+    assert refused().startswith("FashionMNIST is not available: ")
     assert re.search(r"fashion-mnist\.safetensors is damaged \(", caplog.text)
     assert cache.read_bytes() == damaged
 
@@ -224,7 +225,7 @@ def test_auto_settles_for_the_sample_asks_once_and_says_so_each_time(
 
 def test_full_is_refused_where_auto_settles_for_the_sample(gone: None, refused: Callable[..., str]) -> None:
     assert prepared().hparams["source"] == "sample"
-    assert refused().startswith("FashionMNIST cannot be had: ")
+    assert refused().startswith("FashionMNIST is not available: ")
 
 
 def test_a_data_folder_that_cannot_be_made_is_no_reason_to_take_other_rows(
@@ -267,7 +268,7 @@ def test_a_run_on_the_sample_says_so_everywhere_and_goes_on_with_it(
 
 def test_settings_that_cannot_be_had_are_refused(refused: Callable[..., str]) -> None:
     assert "--data.val_rows 200 of 200 training images" in refused("--data.val_rows", "200", status=2)
-    assert "--folds would train on the official test images" in refused("--folds", "3", status=2)
+    assert "--folds would train on the data set's own test rows" in refused("--folds", "3", status=2)
 
 
 def test_mlp_is_that_of_the_notes() -> None:
@@ -315,6 +316,7 @@ def test_the_whole_set_is_split_as_ever(real_data: Callable[..., Path]) -> None:
     real_data("fashion-mnist.safetensors", "FashionMNIST/raw/train-images-idx3-ubyte.gz")
     data = FashionMNISTData()
     data.prepare_data()
+    data.setup("fit")
     assert (data.fingerprint, data.hparams["val_rows"]) == ("2b4059667c329562", 5000)
 
 

@@ -19,7 +19,7 @@ from dlcourse.cli import main
 from dlcourse.errors import SettingsError
 from dlcourse.export.model import load_model
 from dlcourse.images import decoded as decoded_images
-from dlcourse.images import hymenoptera as ants_and_bees
+from dlcourse.images import hymenoptera
 from dlcourse.topics import image_folder
 from dlcourse.topics.image_folder import TOPIC, ImageFolderData, ImageFolderNetwork
 from dlcourse.training.checkpoints import load_checkpoint
@@ -92,7 +92,7 @@ def test_rows_are_the_pictures_with_the_names_of_their_folders(project: Path) ->
 def test_val_is_for_testing_and_validation_rows_are_cut_from_train(root: Path) -> None:
     data = prepared()
     assert sizes(data) == {"train": 48, "val": 12, "test": 20}
-    assert set(data.meant_for[data.splits["test"]]) == {"test"}
+    assert torch.equal(data.splits["test"], data.rows.fixed_splits["test"])
     assert torch.bincount(data.rows.targets[data.splits["val"]]).tolist() == [6, 6]
     assert sorted(torch.cat([*data.splits.values()]).tolist()) == list(range(80))
     other = prepared(split_seed=1)
@@ -119,7 +119,7 @@ def test_one_folder_is_split_class_by_class(root: Path) -> None:
 
 
 def test_folds_of_test_pictures_are_refused(root: Path) -> None:
-    with pytest.raises(SettingsError, match="--folds would train on the test images"):
+    with pytest.raises(SettingsError, match="--folds would train on the data set's own test rows"):
         prepared().fold(0, 5)
 
 
@@ -160,7 +160,7 @@ def test_a_class_of_which_nothing_can_be_read_may_leave_one_class_alone(
 
 
 def test_what_cannot_be_trained_on_is_refused(project: Path, refused: Callable[..., str]) -> None:
-    assert "--data.root /nowhere is not there: it must hold" in refused("--data.root", "/nowhere")
+    assert "--data.root /nowhere does not exist: it must hold" in refused("--data.root", "/nowhere")
     write_pictures(project / "one" / "ants", 3)
     assert "has images of ants alone to train on" in refused("--data.root", project / "one")
 
@@ -195,15 +195,15 @@ def tutorial(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             Image.open(picture).save(picture.with_suffix(".jpg"))
             files[f"hymenoptera_data/{place}/{picture.stem}.jpg"] = picture.with_suffix(".jpg").read_bytes()
     content = zipped(files)
-    monkeypatch.setattr(ants_and_bees, "ADDRESS", f"{NOWHERE}hymenoptera_data.zip")
-    monkeypatch.setattr(ants_and_bees, "CHECKSUM", f"sha256:{hashlib.sha256(content).hexdigest()}")
+    monkeypatch.setattr(hymenoptera, "ADDRESS", f"{NOWHERE}hymenoptera_data.zip")
+    monkeypatch.setattr(hymenoptera, "CHECKSUM", f"sha256:{hashlib.sha256(content).hexdigest()}")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     return content
 
 
 def test_without_a_folder_ants_and_bees_are_downloaded_once(tutorial: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving({"/ants.zip": tutorial}) as (address, asked):
-        monkeypatch.setattr(ants_and_bees, "ADDRESS", f"{address}/ants.zip")
+        monkeypatch.setattr(hymenoptera, "ADDRESS", f"{address}/ants.zip")
         data = prepared()
         assert sizes(data) == {"train": 14, "val": 4, "test": 6}
         assert data.rows.classes == ("ants", "bees")
@@ -215,7 +215,7 @@ def test_without_a_folder_ants_and_bees_are_downloaded_once(tutorial: bytes, mon
 
 
 def test_pictures_that_are_there_are_taken_as_they_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ants_and_bees, "download", untouchable)
+    monkeypatch.setattr(hymenoptera, "download", untouchable)
     assert sizes(prepared()) == {"train": 48, "val": 12, "test": 20}
 
 
@@ -230,7 +230,7 @@ def test_a_download_that_goes_wrong_is_one_line_and_leaves_nothing(
     content = {"cut off": tutorial[:-100], "another archive": tutorial.replace(b"train", b"other")}
     with serving({"/ants.zip": content.get(state, tutorial)}) as (address, _):
         if state != "no network":
-            monkeypatch.setattr(ants_and_bees, "ADDRESS", f"{address}/ants.zip")
+            monkeypatch.setattr(hymenoptera, "ADDRESS", f"{address}/ants.zip")
         if state == "no room":
             monkeypatch.setattr(zipfile.ZipFile, "extractall", no_room)
         said = refused(status=1)
@@ -377,7 +377,7 @@ def test_a_folder_that_cannot_be_written_to_is_told(
         raise OSError(30, "Read-only file system", str(place))
 
     monkeypatch.setattr(decoded_images, "FileLock", refuse)
-    assert "is not there, and cannot be written (" in refused(status=1)
+    assert "does not exist, and cannot be written (" in refused(status=1)
 
 
 def test_real_ants_and_bees_are_told_apart_by_their_folders(real_data: Callable[..., Path]) -> None:

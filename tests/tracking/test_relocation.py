@@ -41,7 +41,7 @@ def elsewhere(request: pytest.FixtureRequest, project: Path, monkeypatch: pytest
     else:
         shutil.copytree(old, new)
     monkeypatch.chdir(new)
-    opening._told.clear()
+    opening._warn_if_moved.cache_clear()
     return old, new
 
 

@@ -7,9 +7,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import psutil
@@ -19,7 +19,7 @@ import dlcourse
 from dlcourse.cli import main
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.ui import links
-from tests.processes import free_port
+from tests.processes import free_port, start_command, wait_for_line
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ONLY_FOR_LANGUAGE_MODELS = {"Judges", "Sessions", "Playground", "Prompts", "Observability"}
@@ -32,7 +32,8 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is ins
 class Pages:
     """`dlcourse ui`, serving one training, and a browser that has just been installed."""
 
-    process: "subprocess.Popen[str]"
+    process: ForkServerProcess
+    output: Path
     run: dlcourse.Result
     link: str
     browser: Path
@@ -56,19 +57,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Iterato
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(project)
         run = dlcourse.train("height-weight", trainer={"max_epochs": 3}, name="my first training")
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    command = [sys.executable, "-m", "dlcourse", "ui", "--port", str(free_port())]
-    with subprocess.Popen(
-        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            said = [process.stdout.readline() for _ in range(3)]
-            topic, link = said[-1].split()
-            assert topic == "height-weight", said
-            yield Pages(process, run, link, tmp_path_factory.mktemp("browser"))
-        finally:
-            process.terminate()
+    process, output = start_command(project, "ui", "--port", free_port())
+    try:
+        wait_for_line("  height-weight  ", output, process)
+        link = output.read_text().split()[-1]
+        yield Pages(process, output, run, link, tmp_path_factory.mktemp("browser"))
+    finally:
+        process.terminate()
 
 
 @needs_chromium
@@ -103,10 +98,11 @@ def test_ctrl_c_ends_the_server_and_all_that_it_started(pages: Pages) -> None:
     family = psutil.Process(pages.process.pid).children(recursive=True)
     assert len(family) >= 2
     assert "mlflow.db" not in str([process.cmdline() for process in family]), "an address may hold a password"
-    pages.process.send_signal(signal.SIGINT)
-    assert pages.process.wait(30) == 0
-    assert pages.process.stdout is not None
-    assert "Traceback" not in pages.process.stdout.read()
+    assert pages.process.pid
+    os.kill(pages.process.pid, signal.SIGINT)
+    pages.process.join(30)
+    assert pages.process.exitcode == 0
+    assert "Traceback" not in pages.output.read_text()
     assert [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
 
 

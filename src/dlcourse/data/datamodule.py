@@ -1,4 +1,4 @@
-"""Rows, and how they are split, scaled and dealt out in batches."""
+"""The base of all data modules: rows in memory, split and scaled, as DataLoaders."""
 
 import hashlib
 import os
@@ -19,27 +19,33 @@ from dlcourse.data.samplers import ShuffledOrder, UnpaddedSampler, epoch_seed, e
 from dlcourse.data.splits import stratified_split
 from dlcourse.errors import SettingsError
 from dlcourse.ranges import Fraction, PositiveInt, Seed
+from dlcourse.settings import nearest_folder
+
+SMALLEST_EVAL_BATCH = 1024
+"""Rows of a batch without gradients, at the least: small batches would only take longer."""
+FEWEST_GAP_ROWS = 1000
+"""Training rows measured after each epoch, at the least: their mean is to be about as exact as the validation loss."""
 
 
 def data_folder() -> Path:
     """Where data sets are kept.
 
-    ``DLCOURSE_DATA_DIR``, else ``data/`` of the nearest folder upwards that has one, else a new one here.
+    ``DLCOURSE_DATA_DIR``; without it ``data/`` in the current folder or the nearest folder above that has one; where
+    none has, ``data/`` in the current folder, which need not exist.
     """
-    if named := os.environ.get("DLCOURSE_DATA_DIR"):
-        return Path(named)
-    here = Path.cwd()
-    return next((place / "data" for place in (here, *here.parents) if (place / "data").is_dir()), here / "data")
+    if path := os.environ.get("DLCOURSE_DATA_DIR"):
+        return Path(path)
+    return nearest_folder("data") or Path.cwd() / "data"
 
 
 class CourseData(L.LightningDataModule, ABC):
-    """A topic's rows, split by a seed into training, validation and test rows that never overlap.
+    """A topic's rows, split into training, validation and test rows that never overlap.
 
     Args:
         batch_size: Rows of a training batch.
-        val_fraction: Share of the rows to validate on; 0 for none, and then nothing stops a training early.
-        test_fraction: Share of the rows to test on, once, at the end; 0 for none.
-        split_seed: Seed of the split, apart from the training's, so that runs of several seeds share their rows.
+        val_fraction: Fraction of the rows to validate on; 0 for none, and then nothing stops a training early.
+        test_fraction: Fraction of the rows to test on, once, at the end; 0 for none.
+        split_seed: Seed of the split. It is not the training's seed, so that runs of several seeds share their rows.
         standardize: Shift and scale each input to mean 0 and standard deviation 1, as measured on the training rows.
     """
 
@@ -59,7 +65,7 @@ class CourseData(L.LightningDataModule, ABC):
                 "train on: their sum must stay below 1"
             )
         self.batch_size = batch_size
-        self.fractions = {"val": val_fraction, "test": test_fraction}
+        self.fractions: dict[Split, float] = {"val": val_fraction, "test": test_fraction}
         self.split_seed = split_seed
         self.standardize = standardize
         self._on_device: Batch | None = None
@@ -67,10 +73,10 @@ class CourseData(L.LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> Rows:
-        """Every row there is. Called once, after `prepare_data`."""
+        """Every row of the data set. Called once, after `prepare_data`."""
 
-    def questions(self) -> Tensor | None:
-        """Inputs, K x shape, whose answers a run gives beside its figures."""
+    def queries(self) -> Tensor | None:
+        """Inputs, K x shape, whose predictions a run reports beside its metrics; None for none."""
         return None
 
     @cached_property
@@ -79,13 +85,32 @@ class CourseData(L.LightningDataModule, ABC):
 
     @cached_property
     def splits(self) -> dict[Split, Tensor]:
-        """The row numbers of each split, in ascending order."""
-        labels = self.rows.targets if self.rows.classes else torch.zeros(len(self.rows.targets), dtype=torch.int64)
-        return stratified_split(labels.numpy(), self.fractions["val"], self.fractions["test"], self.split_seed)
+        """The row numbers of each split, in ascending order.
+
+        Raises:
+            SettingsError: The fractions leave a split without rows.
+        """
+        fixed = self.rows.fixed_splits
+        is_free = torch.ones(len(self.rows.targets), dtype=torch.bool)
+        for rows in fixed.values():
+            is_free[rows] = False
+        free = is_free.nonzero()[:, 0]
+        val, test = (0.0 if split in fixed else self.split_fraction(split) for split in ("val", "test"))
+        parts = stratified_split(self._strata()[free.numpy()], val, test, self.split_seed)
+        return {split: fixed.get(split, free[parts[split]]) for split in SPLITS}
+
+    def split_fraction(self, split: Split) -> float:
+        """Which fraction becomes ``split``, of the rows that are in none of `Rows.fixed_splits`."""
+        return self.fractions[split]
+
+    def _strata(self) -> np.ndarray[Any, Any]:
+        """What splits keep the shares of: the classes, N integers; for a regression zeros."""
+        targets: np.ndarray[Any, Any] = self.rows.targets.numpy()
+        return targets if self.rows.classes else np.zeros(len(targets), dtype=int)
 
     @property
     def fingerprint(self) -> str:
-        """Names the rows and their split: equal for two runs that saw the same rows in the same roles."""
+        """16 hexadecimal digits that are equal for two runs with the same rows in the same splits."""
         digest = hashlib.sha256(self.rows.digest.encode())
         for split in SPLITS:
             digest.update(split.encode() + self.splits[split].numpy().tobytes())
@@ -93,7 +118,7 @@ class CourseData(L.LightningDataModule, ABC):
 
     @property
     def eval_split(self) -> Split:
-        """The split that a run is judged by: test rows, else validation rows, else training rows."""
+        """The split that a run is evaluated on: test rows, else validation rows, else training rows."""
         return next(split for split in ("test", "val", "train") if len(self.splits[split]))
 
     @property
@@ -109,7 +134,10 @@ class CourseData(L.LightningDataModule, ABC):
 
     @cached_property
     def scaling(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the training rows' inputs, by feature, or by channel for images."""
+        """Mean and standard deviation of the training rows' inputs, by feature, or by channel for images.
+
+        A feature that does not vary gets 1 as its standard deviation.
+        """
         inputs = self.rows.inputs[self.splits["train"]].to(torch.float64)
         over = [0, *range(2, inputs.ndim)]
         mean, std = inputs.mean(over), inputs.std(over, correction=0)
@@ -118,28 +146,32 @@ class CourseData(L.LightningDataModule, ABC):
         return mean.float(), torch.where(std > 0, std, 1.0).float()
 
     def fold(self, number: int, folds: int, repeat: int = 0) -> None:
-        """Make test rows of one of ``folds`` equal parts of all rows, stratified for classes.
+        """Take fold ``number`` of ``folds`` as the test rows, stratified for classes; replaces the splits.
 
-        The other rows are split into training and validation rows by ``val_fraction``. Each repeat deals anew.
+        The other rows are split into training and validation rows by ``val_fraction``. Each ``repeat`` shuffles anew.
 
         Raises:
-            SettingsError: A class has fewer rows than there are folds.
+            SettingsError: A class has fewer rows than there are folds, or the data set defines its test rows.
         """
-        targets = self.rows.targets.numpy() if self.rows.classes else np.zeros(len(self.rows.targets), dtype=int)
-        counts = np.bincount(targets, minlength=max(len(self.rows.classes), 1))
+        if "test" in self.rows.fixed_splits:
+            raise SettingsError(
+                "--folds would train on the data set's own test rows: vary --seed and --data.split_seed instead"
+            )
+        strata = self._strata()
+        counts = np.bincount(strata, minlength=max(len(self.rows.classes), 1))
         if counts.min() < folds:
             of_class = f" of class {self.rows.classes[counts.argmin()]}" if self.rows.classes else ""
             raise SettingsError(f"--folds {folds} needs as many rows{of_class}, and there are {counts.min()}")
         seed = epoch_seed(self.split_seed, repeat)
-        dealer = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)  # numpy takes no larger one
-        rest, test = list(dealer.split(targets, targets))[number]
-        inner = stratified_split(targets[rest], self.fractions["val"], 0, seed)
+        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)  # numpy takes no larger one
+        rest, test = list(splitter.split(strata, strata))[number]
+        inner = stratified_split(strata[rest], self.fractions["val"], 0, seed)
         self.splits = {split: torch.from_numpy(rest)[inner[split]] for split in ("train", "val")}
         self.splits["test"] = torch.from_numpy(test)
         self.__dict__.pop("scaling", None)
 
     def refit(self) -> None:
-        """Make training rows of the validation rows, once they have served to choose."""
+        """Make the validation rows training rows, once settings are chosen; replaces the splits."""
         train = torch.cat([self.splits["train"], self.splits["val"]]).sort().values
         self.splits = {"train": train, "val": train[:0], "test": self.splits["test"]}
         self.__dict__.pop("scaling", None)
@@ -148,65 +180,56 @@ class CourseData(L.LightningDataModule, ABC):
         _ = self.splits
 
     def tensors(self) -> Batch:
-        """Every input and target: on the GPU that trains where half of its free memory is enough, else as loaded."""
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        """Every input and target: on the GPU that trains where half of its free memory is enough, else on the CPU."""
+        rows, device = self.rows, self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if device.type != "cuda":
-            return self.rows.inputs, self.rows.targets
+            return rows.inputs, rows.targets
         if self._on_device is None or self._on_device[0].device != device:
-            size = sum(tensor.numel() * tensor.element_size() for tensor in (self.rows.inputs, self.rows.targets))
-            if size > torch.cuda.mem_get_info(device)[0] / 2:
-                return self.rows.inputs, self.rows.targets
-            self._on_device = self.rows.inputs.to(device), self.rows.targets.to(device)
+            if rows.inputs.nbytes + rows.targets.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+                return rows.inputs, rows.targets
+            self._on_device = rows.inputs.to(device), rows.targets.to(device)
         return self._on_device
 
-    def subset(self, split: Split) -> "TensorRows":
+    def subset(self, split: Split) -> TensorRows:
         return TensorRows(*self.tensors(), self.splits[split])
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        if batch[0].device == device:  # rows that are kept there already
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+    def train_order(self) -> Sampler[int]:
+        """Shuffled, in an order that depends on the global seed and the epoch alone."""
+        return ShuffledOrder(len(self.splits["train"]), torch.initial_seed())
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The training rows in batches, in `train_order`."""
-        return DataLoader(
-            self.training_rows(),
-            self.batch_size,
-            sampler=self.train_order(),
-            collate_fn=identity_collate,
-            generator=torch.Generator(),
-        )
-
-    def training_rows(self) -> "TensorRows":
-        return self.subset("train")
-
-    def train_order(self) -> Sampler[int]:
-        """Shuffled, in an order that the global seed and the epoch alone decide."""
-        return ShuffledOrder(len(self.splits["train"]), torch.initial_seed())
+        return batches(self.subset("train"), self.batch_size, sampler=self.train_order())
 
     def eval_dataloader(self, split: Split) -> DataLoader[Batch]:
-        """The rows of a split in their own order, for measuring."""
+        """The rows of a split in ascending order, for evaluation."""
         return self._eval_dataloader(self.splits[split])
 
     def _eval_dataloader(self, rows: Tensor, processes: int = 1, rank: int = 0) -> DataLoader[Batch]:
-        part = TensorRows(*self.tensors(), rows)
-        dealt = UnpaddedSampler(part, processes, rank) if processes > 1 else None
-        size = even_batch_size(len(part), processes, max(self.batch_size, 1024))
-        return DataLoader(part, size, sampler=dealt, collate_fn=identity_collate, generator=torch.Generator())
+        subset = TensorRows(*self.tensors(), rows)
+        sampler = UnpaddedSampler(subset, processes, rank) if processes > 1 else None
+        size = even_batch_size(len(rows), processes, max(self.batch_size, SMALLEST_EVAL_BATCH))
+        return batches(subset, size, sampler=sampler)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """The validation rows, and beside them training rows to be measured likewise, so that a gap can be seen.
+        """The validation rows, and random training rows to measure in the same way, for the generalisation gap.
 
-        All training rows, or as many of them as there are validation rows where those are more than a thousand. Where
-        several processes train together, each measures its share.
+        There are as many of these as validation rows, but `FEWEST_GAP_ROWS` at the least, or all where there are fewer.
+        They are the same in every epoch. Where several processes train together, each measures its share.
         """
         val, train = self.splits["val"], self.splits["train"]
         if not len(val):
             return []
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.split_seed))
-        measured = [val, train[order[: max(len(val), 1000)].sort().values]]
-        place = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return [self._eval_dataloader(rows, *place) for rows in measured]
+        gap_rows = train[order[: max(len(val), FEWEST_GAP_ROWS)].sort().values]
+        process = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return [self._eval_dataloader(rows, *process) for rows in (val, gap_rows)]
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
         return self.eval_dataloader("test") if len(self.splits["test"]) else []
+
+
+def batches(rows: TensorRows, batch_size: int, **settings: Any) -> DataLoader[Any]:
+    """A DataLoader of whole batches; ``settings`` are those of torch's."""
+    # With a generator of its own it draws nothing from the global one, on which weights and dropout depend.
+    return DataLoader(rows, batch_size, collate_fn=identity_collate, generator=torch.Generator(), **settings)

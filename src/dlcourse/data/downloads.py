@@ -1,4 +1,4 @@
-"""What comes from elsewhere: servers that keep silent are given up, and files are there whole or not at all."""
+"""Downloads that time out, and files that are written whole or not at all."""
 
 import hashlib
 import os
@@ -18,72 +18,71 @@ from tqdm.auto import tqdm
 from dlcourse.errors import CourseError, one_line
 
 PATIENCE = 20.0
-"""Seconds without data after which a download is given up."""
+"""Seconds without data after which a download fails."""
 
 
 class UnavailableError(CourseError):
-    """Data that are neither here nor to be downloaded; ``reason`` says in a few words why not."""
+    """Data that are neither on this machine nor can be downloaded; ``reason`` says in a few words why."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
 
 
-def download(address: str, place: Path, checksum: str) -> None:
-    """Download a file, whole or not at all; with a bar on a terminal.
+def download(address: str, path: Path, checksum: str) -> None:
+    """Download a file, whole or not at all; shows a bar on a terminal.
 
-    Given up after `PATIENCE` seconds in which nothing comes. A socket's own time-out is no bound: a name with eight
-    addresses that nobody answers at would take eight of them, and looking the name up has none. So the waiting is done
-    in a thread, which is left to itself when it takes too long.
+    It fails after `PATIENCE` seconds without data. A socket's own timeout is not enough: a host name with eight
+    unreachable addresses would take eight timeouts, and looking the name up has none. So a thread does the waiting, and
+    is abandoned when it takes too long.
 
     Args:
-        address: Of http or https.
-        place: The file to write.
-        checksum: Its kind and value, as in ``md5:...`` or ``sha256:...``.
+        address: A URL of http or https.
+        path: The file to write.
+        checksum: Algorithm and value, as in ``md5:...`` or ``sha256:...``.
 
     Raises:
-        UnavailableError: It cannot be had, is cut off, or has another checksum.
-        OSError: It cannot be written.
+        UnavailableError: The server cannot be reached, the download is incomplete, or its checksum is wrong.
+        OSError: The file cannot be written.
     """
-    arriving: SimpleQueue[bytes | Exception | None] = SimpleQueue()
-    given_up = threading.Event()
-    hidden = not sys.stderr.isatty()
-    bar = tqdm(desc=place.name, unit="B", unit_scale=True, leave=False, disable=hidden)
+    chunks: SimpleQueue[bytes | Exception | None] = SimpleQueue()
+    abandoned = threading.Event()
+    bar = tqdm(desc=path.name, unit="B", unit_scale=True, leave=False, disable=not sys.stderr.isatty())
 
     def fetch() -> None:
         try:
-            with urlopen(Request(address, headers={"User-Agent": "dlcourse"}), timeout=PATIENCE) as answer:
-                left = int(answer.headers.get("Content-Length", 0))
+            with urlopen(Request(address, headers={"User-Agent": "dlcourse"}), timeout=PATIENCE) as response:
+                left = int(response.headers.get("Content-Length", 0))
                 bar.total = left or None
-                arriving.put(b"")
-                while not given_up.is_set() and (piece := answer.read1(2**16)):
-                    left -= len(piece)
-                    arriving.put(piece)
+                chunks.put(b"")  # the response has begun, which starts the wait anew
+                while not abandoned.is_set() and (chunk := response.read1(2**16)):
+                    left -= len(chunk)
+                    chunks.put(chunk)
             if left > 0:
-                raise ConnectionError(f"it was cut off, {left} bytes before its end")
-            arriving.put(None)
-        except Exception as error:  # of networks, servers and proxies: each raises its own kind
-            arriving.put(error)
+                raise ConnectionError(f"the connection was closed {left} bytes before the end")
+            chunks.put(None)
+        except Exception as error:  # networks, servers and proxies each raise another type
+            chunks.put(error)
 
     threading.Thread(target=fetch, daemon=True).start()
-    kind, _, wanted = checksum.partition(":")
-    digest = hashlib.new(kind, usedforsecurity=False)
+    algorithm, _, expected = checksum.partition(":")
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     try:
-        with bar, whole_file(place) as partial:
+        with bar, whole_file(path) as partial:
             with partial.open("wb") as file:
-                while (piece := arriving.get(timeout=PATIENCE)) is not None:
-                    if isinstance(piece, Exception):
-                        said = one_line(piece.reason if type(piece) is URLError else piece)
-                        raise _unavailable(address, said or type(piece).__name__) from piece
-                    file.write(piece)
-                    digest.update(piece)
-                    bar.update(len(piece))
-            if digest.hexdigest() != wanted:
-                raise _unavailable(address, "what came has another checksum")
+                while (chunk := chunks.get(timeout=PATIENCE)) is not None:
+                    if isinstance(chunk, Exception):
+                        message = one_line(chunk.reason if type(chunk) is URLError else chunk)
+                        raise _unavailable(address, message or type(chunk).__name__) from chunk
+                    file.write(chunk)
+                    digest.update(chunk)
+                    bar.update(len(chunk))
+            if digest.hexdigest() != expected:
+                raise _unavailable(address, "its checksum is wrong")
     except Empty as error:
-        raise _unavailable(address, f"timed out: nothing came for {PATIENCE:g} s") from error
+        raise _unavailable(address, f"timed out: no data for {PATIENCE:g} s") from error
     finally:
-        given_up.set()
+        abandoned.set()
 
 
 def _unavailable(address: str, reason: str) -> UnavailableError:
@@ -92,7 +91,7 @@ def _unavailable(address: str, reason: str) -> UnavailableError:
 
 @contextmanager
 def answers_within(seconds: float) -> Iterator[None]:
-    """Let no server keep us waiting longer (libraries would wait for ever), and hold back warnings of retries."""
+    """A timeout for libraries that set none: sets Python's default for all sockets, and ignores warnings of retries."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -103,13 +102,13 @@ def answers_within(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(place: Path) -> Iterator[Path]:
-    """A path to write to; its file then takes the place of ``place``, and is dropped where the writing fails."""
-    partial = place.with_name(f"{place.name}.{os.getpid()}.part")
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path to write to. It replaces ``path`` afterwards, and is removed where writing fails."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        os.replace(partial, place)
+        os.replace(partial, path)
     finally:
         with suppress(OSError):
             partial.unlink()

@@ -1,4 +1,4 @@
-"""Rows, and how they are split, scaled and dealt out in batches."""
+"""The order in which rows are visited: shuffled anew each epoch, or divided among several processes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,10 @@ from dlcourse.data.rows import TensorRows
 
 
 class ShuffledOrder(Sampler[int]):
-    """A random order that is a function of seed and epoch, so that a resumed training sees what it would have seen."""
+    """A shuffled order that depends on seed and epoch alone.
+
+    So a training that is resumed sees the batches that it would have seen without the interruption.
+    """
 
     def __init__(self, length: int, seed: int) -> None:
         self.length, self.seed, self.epoch = length, seed, 0
@@ -29,40 +32,42 @@ class ShuffledOrder(Sampler[int]):
 
 
 class UnpaddedSampler(DistributedSampler[Any]):
-    """Every row to exactly one of several processes, in turn.
+    """Every row to exactly one of several processes: row i to process i modulo their number.
 
-    Lightning's own sampler for several processes makes their shares equal by giving some rows twice, which is a little
-    training more but a wrong figure. This one it leaves alone.
+    Torch's own sampler repeats some rows, so that every process has as many. That does no harm in training, but
+    metrics would count those rows twice. Lightning replaces other samplers by that one, and leaves this one alone,
+    because it is a DistributedSampler.
     """
 
-    def __init__(self, rows: "TensorRows", processes: int, rank: int) -> None:
+    def __init__(self, rows: TensorRows, processes: int, rank: int) -> None:
         super().__init__(rows, processes, rank, shuffle=False)
-        self.places = range(rank, len(rows), processes)
+        self.indices = range(rank, len(rows), processes)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.places)
+        return iter(self.indices)
 
 
 def even_batch_size(rows: int, processes: int, at_least: int) -> int:
-    """The smallest batch size from ``at_least`` on that gives every process's share the same number of batches.
+    """The smallest batch size from ``at_least`` on with which every process has the same number of batches.
 
     A process with one batch more than the others would wait for them for ever. There must be a row for each process.
     """
-    share, left = divmod(rows, processes)
+    share, remainder = divmod(rows, processes)
     size = at_least
-    while left and share % size == 0:  # then the row that some have more than others would be a batch of its own
+    # Some processes have share + 1 rows. Where size divides share, that one row would be a batch of its own.
+    while remainder and share % size == 0:
         size += 1
     return size
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """One seed from two numbers, without seed 0's epoch 1 being seed 1's epoch 0."""
+    """One seed, below 2^63, from two numbers: seed 0 in epoch 1 is not seed 1 in epoch 0."""
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def identity_collate(batch: Any) -> Any:
-    """Batches come whole from `TensorRows`: there is nothing to collate."""
+    """`TensorRows` gives whole batches, so there is nothing to collate."""
     return batch

@@ -1,57 +1,61 @@
-"""Tables of numbers from CSV files, checked cell by cell: what is wrong is named by row and column."""
+"""Tables of numbers from CSV files. An error names the line and the column that it is about."""
 
-import csv
-import gzip
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from dlcourse.errors import CourseError, one_line
 
 LARGEST = float(np.finfo(np.float32).max)
+"""Networks compute in float32, in which larger numbers are infinite."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """Numbers, rows x columns in float64, and the names of the columns (empty where the file has none).
+def read_table(path: Path, columns: int | None = None) -> pd.DataFrame:
+    """Read a CSV file of numbers, the label in the last column.
 
-    Each number is finite in single precision too, which is what networks are fed with.
-    """
-
-    values: np.ndarray[tuple[int, int], np.dtype[np.float64]]
-    names: tuple[str, ...]
-
-
-def read_table(path: Path, columns: int | None = None) -> Table:
-    """Read a CSV file, plain or gzip-compressed, with or without a first line of names.
+    The first line names the columns where no cell of it is a number; otherwise they are ``column 1`` and so on, and
+    ``label``. Files may be compressed (``.gz``). Blank lines and spaces around cells are ignored.
 
     Args:
         path: The file.
-        columns: How many columns there must be; None takes what the first line has, at least two.
+        columns: How many columns there must be; None for any number from two on.
+
+    Returns:
+        float64, rows x columns; every number is finite in float32 as well.
 
     Raises:
-        CourseError: The file is missing, damaged or empty, or a cell is no finite number.
+        CourseError: The file is missing, damaged or empty, or a cell is missing, text or not finite.
     """
-    lines = [(number, line) for number, line in _lines(path) if any(cell.strip() for cell in line)]
-    if not lines:
+    cells = _cells(path)
+    width = cells.shape[1]
+    if cells.empty:
         raise CourseError(f"{path} is empty: it must hold rows of numbers, the label last")
-    wanted = columns or max(len(lines[0][1]), 2)
-    for number, line in lines:
-        if len(line) != wanted:
-            there = f"{len(line)} column{'s' * (len(line) != 1)}"
-            raise CourseError(f"{path} line {number} has {there} instead of {wanted}, separated by commas")
-    names: tuple[str, ...] = ()
-    if all(_number(cell) is None for cell in lines[0][1]):
-        names = tuple(cell.strip() for cell in lines.pop(0)[1])
-        if not lines:
-            raise CourseError(f"{path} has a first line of names and no rows below it")
-    return Table(np.array([_row(path, number, line, names) for number, line in lines]), names)
+    if width != (columns or max(width, 2)):
+        wanted = columns or "two or more"
+        raise CourseError(f"{path} must have {wanted} columns, separated by commas, and has {width}")
+    is_number = cells.apply(pd.to_numeric, errors="coerce").notna()
+    values = cells.where(is_number).astype(np.float64)  # exact, which to_numeric is not before pandas 3
+    has_names = bool(values.iloc[0].isna().all())
+    names = cells.iloc[0].tolist() if has_names else [*(f"column {number}" for number in range(1, width)), "label"]
+    cells, values = cells.iloc[int(has_names) :], values.iloc[int(has_names) :]
+    if values.empty:
+        raise CourseError(f"{path} has a first line of names and no rows below it")
+    is_wrong = ~(values.abs() <= LARGEST).to_numpy()
+    if is_wrong.any():
+        row, column = np.argwhere(is_wrong)[0]
+        cell = cells.iat[row, column]
+        problem = f": {cell[:40]!r} is no finite number" if cell else " is missing: fill it in, or remove the line"
+        if cell and values.iloc[:, column].isna().all():
+            problem += ", and neither is any other cell: write the column as numbers"
+        name = f" ({names[column]})" if has_names else ""
+        raise CourseError(f"{path} line {cells.index[row]}, column {column + 1}{name}{problem}")
+    return values.set_axis(names, axis=1).reset_index(drop=True)
 
 
 def two_classes(path: Path | str, labels: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float]:
-    """The two values that a column of labels holds, in ascending order.
+    """The two values of a column of labels, in ascending order.
 
     Raises:
         CourseError: There are more values, or only one.
@@ -59,44 +63,25 @@ def two_classes(path: Path | str, labels: np.ndarray[tuple[int], np.dtype[np.flo
     values = np.unique(labels)
     shown = ", ".join(f"{value:g}" for value in values[:5])
     if len(values) == 1:
-        raise CourseError(f"{path}: every row carries the label {shown}: there is nothing to tell apart")
+        raise CourseError(f"{path}: every row has the label {shown}, and two classes are needed")
     if len(values) > 2:
         more = ", ..." if len(values) > 5 else ""
         raise CourseError(f"{path}: the last column must hold two labels, and holds {len(values)}: {shown}{more}")
     return float(values[0]), float(values[1])
 
 
-def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    opened = gzip.open if path.suffix == ".gz" else open
+def _cells(path: Path) -> pd.DataFrame:
+    """The stripped text of every cell, by line number, without blank lines; a missing cell is an empty text."""
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, skipinitialspace=True)
-            return [(reader.line_num, line) for line in reader]
-    except FileNotFoundError as error:
-        raise CourseError(f"there is no file {path}") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise CourseError(
-            f"{path} is cut off or no gzip file ({one_line(error)}): replace it by a whole one"
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CourseError(f"{path} is no CSV file in UTF-8: {one_line(error)}") from error
-    except OSError as error:
-        raise CourseError(f"{path} cannot be read: {error.strerror or one_line(error)}") from error
-
-
-def _row(path: Path, number: int, line: list[str], names: tuple[str, ...]) -> list[float]:
-    row = []
-    for place, cell in enumerate(line):
-        value = _number(cell)
-        if value is None or not abs(value) <= LARGEST:
-            column = f"column {place + 1}" + (f" ({names[place]})" if names else "")
-            raise CourseError(f"{path} line {number}, {column}: {cell.strip()[:40]!r} is no finite number")
-        row.append(value)
-    return row
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return None if "_" in cell else float(cell)  # Python reads 1_0 as 10
-    except ValueError:
-        return None
+        cells = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False,
+            encoding="utf-8-sig",
+        )  # fmt: skip
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except (EOFError, OSError, ValueError, zlib.error) as error:  # ValueError: of pandas' parser, and of decoding
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise CourseError(f"{path} cannot be read as a CSV file: {reason}") from error
+    cells = cells.fillna("").apply(lambda column: column.str.strip())
+    cells.index += 1
+    return cells[(cells != "").any(axis=1)]

@@ -1,11 +1,18 @@
-"""What a training finds on this machine: software, hardware, data sets, and the store with its runs."""
+"""What a check of the doctor's finds."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. One that is ``ok`` and has a ``remedy`` all the same is worth a thought."""
+    """The result of one check; printed as its text and the remedy.
+
+    Attributes:
+        name: What was checked, in a word.
+        ok: Whether a training can go on with it.
+        text: What was found.
+        remedy: What to do about it. One that is ``ok`` may have one too: it is then worth a thought.
+    """
 
     name: str
     ok: bool
@@ -14,6 +21,7 @@ class Finding:
 
     @property
     def mark(self) -> str:
+        """``ok``, ``note`` or ``WRONG``."""
         return "WRONG" if not self.ok else "note" if self.remedy else "ok"
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What is wrong with a topic, before a training finds out: its data, its shapes, its gradients, its dead units."""
+"""What is wrong with a topic's data or model, before a training finds out: rows, split, shapes, gradients, units."""
 
 import copy
 import itertools
@@ -25,12 +25,17 @@ from dlcourse.training.fit import new_model
 from dlcourse.training.request import resolve
 from dlcourse.training.trainer import make_trainer
 
+# In float64 the central difference has an error of about STEP**2 from the curvature, and 1e-16 / STEP from rounding.
 STEP = 1e-6
-ROWS = 4
-ENTRIES = 4
-LARGEST_ERROR = 1e-4
-SMALLEST_GRADIENT = 1e-3
-"""Share of the loss (of 1, if that is less): smaller gradients are held against it, since differences are rounded."""
+# Gradients are checked on a batch of NUM_ROWS rows, at NUM_ENTRIES entries of each parameter tensor: two forward passes
+# for each entry.
+NUM_ROWS = 4
+NUM_ENTRIES = 4
+# The largest relative error of a gradient that counts as rounding.
+MAX_ERROR = 1e-4
+# As a share of the loss (of 1, if that is less). The error of a smaller gradient is relative to this, since rounding
+# does not shrink with the gradient.
+MIN_GRADIENT = 1e-3
 RELU_LIKE = (nn.ReLU, nn.ReLU6, nn.Threshold)
 
 
@@ -58,9 +63,9 @@ def _check(topic: Topic, settings: Settings) -> list[Finding]:
     data = topic.data(**settings.data)
 
     def model() -> CourseModel:
-        made = new_model(topic, data, settings)
-        made.prepare(data)
-        return made
+        model = new_model(topic, data, settings)
+        model.prepare(data)
+        return model
 
     checks: dict[str, Callable[[], Finding]] = {
         "data": lambda: check_rows(data),
@@ -77,15 +82,15 @@ def _check(topic: Topic, settings: Settings) -> list[Finding]:
             except CourseError:
                 raise
             except Exception as error:  # whatever a topic's code raises
-                said = explained(error) or f"{type(error).__name__}: {one_line(error)[:300]}"
-                findings.append(Finding(name, False, said))
+                text = explained(error) or f"{type(error).__name__}: {one_line(error)[:300]}"
+                findings.append(Finding(name, False, text))
             if not findings[-1].ok and name in ("data", "shapes"):
                 break  # what does not fit together cannot be trained either
     return findings
 
 
 def check_rows(data: CourseData) -> Finding:
-    """There is a target for each row of inputs, and both are finite numbers."""
+    """Check that each row of inputs has a target, and that both are finite; prepares and splits the data."""
     data.prepare_data()
     data.setup("fit")
     rows = data.rows
@@ -98,10 +103,10 @@ def check_rows(data: CourseData) -> Finding:
 
 
 def check_split(data: CourseData) -> Finding:
-    """The splits are disjoint and complete, and share out each class alike.
+    """Check that the splits are disjoint and complete, and have each class in the same proportion.
 
-    A class may miss its share of a split by a row, and by half a row more that rounds the split's size. More than that
-    is worth a thought; more than chance explains, which is four standard deviations, is wrong.
+    Of a class, a split may have 1.5 rows more or less than its share: one since rows are whole, half of one since the
+    split's size is rounded. More is worth a thought; more than four standard deviations of a random split is wrong.
     """
     splits, total = data.splits, len(data.rows.targets)
     problems = [
@@ -121,16 +126,17 @@ def check_split(data: CourseData) -> Finding:
     counts = torch.stack([torch.bincount(labels[splits[split]], minlength=classes) for split in SPLITS]).double()
     share = counts.sum(1, keepdim=True) / total
     expected = counts.sum(0) * share
-    missed, by_chance = (counts - expected).abs(), 4 * (expected * (1 - share)).sqrt()
-    ok = bool((missed <= by_chance.clamp(min=1.5)).all())
-    text += f", each class within {float(missed.max()):.2g} rows of its share"
-    return Finding("split", ok, text, "split each class by itself" if float(missed.max()) > 1.5 else "")
+    deviation = (counts - expected).abs()  # 3 splits x classes, as are the next
+    limit = 4 * (expected * (1 - share)).sqrt()  # a binomial's standard deviation
+    ok = bool((deviation <= limit.clamp(min=1.5)).all())
+    text += f", each class within {float(deviation.max()):.2g} rows of its share"
+    return Finding("split", ok, text, "split each class by itself" if float(deviation.max()) > 1.5 else "")
 
 
 def check_shapes(model: CourseModel, data: CourseData) -> Finding:
-    """A batch goes through: N x outputs come out of it, and N finite losses."""
-    part = data.subset("train")
-    inputs, targets = part.__getitems__(list(range(min(data.batch_size, len(part)))))
+    """Check on a training batch that the model gives N x outputs, and N finite losses."""
+    rows = data.subset("train")
+    inputs, targets = rows.__getitems__(list(range(min(data.batch_size, len(rows)))))
     with torch.no_grad():
         outputs = model.eval()(inputs)
         text = f"a batch of {list(inputs.shape)} gives outputs of {list(outputs.shape)}"
@@ -144,142 +150,142 @@ def check_shapes(model: CourseModel, data: CourseData) -> Finding:
 
 
 def numerical_gradient(
-    function: Callable[[Tensor], Tensor | float], at: Tensor | list[float], step: float = STEP
+    function: Callable[[Tensor], Tensor | float], point: Tensor | list[float], step: float = STEP
 ) -> Tensor:
-    """A function's gradient by the central difference, (f(x + step) - f(x - step)) / (2 step), entry by entry.
+    """A function's gradient by the central difference, (f(x + step) - f(x - step)) / (2 step), for each entry of x.
 
     Args:
-        function: Takes float64 numbers of the shape of ``at`` and gives one number.
-        at: Where the gradient is wanted.
+        function: Takes a float64 tensor of the shape of ``point`` and gives one number.
+        point: Where to take the gradient.
         step: How far to go to either side. The error falls with the square of the step, until rounding outweighs it:
             about 1e-16 of the function's value, divided by the step.
 
     Returns:
-        float64, of the shape of ``at``.
+        float64, of the shape of ``point``.
     """
-    at = torch.as_tensor(at, dtype=torch.float64).detach()
+    point = torch.as_tensor(point, dtype=torch.float64).detach()
     slopes = []
     with torch.no_grad():
-        for place in range(at.numel()):
-            above, below = at.flatten().clone(), at.flatten().clone()
-            above[place] += step
-            below[place] -= step
-            rise = float(function(above.view(at.shape))) - float(function(below.view(at.shape)))
-            slopes.append(rise / float(above[place] - below[place]))
-    return torch.tensor(slopes, dtype=torch.float64).view(at.shape)
+        for index in range(point.numel()):
+            above, below = point.flatten().clone(), point.flatten().clone()
+            above[index] += step
+            below[index] -= step
+            rise = float(function(above.view(point.shape))) - float(function(below.view(point.shape)))
+            slopes.append(rise / float(above[index] - below[index]))  # not 2 * step, of which rounding took a part
+    return torch.tensor(slopes, dtype=torch.float64).view(point.shape)
 
 
 def check_gradients(model: CourseModel, data: CourseData) -> Finding:
-    """Autograd against the central difference in float64, at a few random entries of each parameter tensor.
+    """Compare autograd with the central difference in float64, at random entries of each parameter tensor.
 
-    In evaluation mode, that is without dropout, and a little beside the initial weights: where a layer starts with
-    zeros, every gradient before it is zero, and a wrong one would not show.
+    In evaluation mode, that is without dropout, and with a little noise on the initial weights: behind a layer that
+    starts with zeros every gradient is zero, and a wrong one would not show.
     """
-    draw = torch.Generator().manual_seed(0)
-    rows = torch.randperm(len(data.splits["train"]), generator=draw)[:ROWS]
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randperm(len(data.splits["train"]), generator=generator)[:NUM_ROWS]
     inputs, targets = data.subset("train").__getitems__(rows.tolist())
     targets = targets.double() if targets.is_floating_point() else targets
     model = copy.deepcopy(model).double().eval()
     parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
     for parameter in parameters.values():
-        parameter.data += 0.01 * torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
+        parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
 
     def loss() -> Tensor:
-        torch.manual_seed(0)  # what a model draws, it must draw alike each time
+        torch.manual_seed(0)  # a model that draws random numbers gets the same ones each time
         return model.per_sample_loss(model(inputs), targets).mean()
 
     with torch.random.fork_rng(devices=[]):
         gradients = torch.autograd.grad(loss(), list(parameters.values()), allow_unused=True)
-        compared = {
-            name: _compare(loss, parameter, gradient, draw)
+        worst_entries = {
+            name: _worst_entry(loss, parameter, gradient, generator)
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
         }
-    wrong = [name for name, worst in compared.items() if not worst.error <= LARGEST_ERROR]
+    wrong = [name for name, worst in worst_entries.items() if not worst.error <= MAX_ERROR]  # NaN is wrong, too
     if not wrong:
-        largest = max(worst.error for worst in compared.values())
-        text = f"up to {ENTRIES} entries of each of {len(compared)} tensors agree with the central difference"
+        largest = max(worst.error for worst in worst_entries.values())
+        text = f"up to {NUM_ENTRIES} entries of each of {len(worst_entries)} tensors agree with the central difference"
         return Finding("gradients", True, f"{text}, to {largest:.1e} of their size")
-    worst = compared[wrong[-1]]
-    text = f"wrong in {len(wrong)} of {len(compared)} tensors, the last of them {wrong[-1]}: autograd says "
+    worst = worst_entries[wrong[-1]]
+    text = f"wrong in {len(wrong)} of {len(worst_entries)} tensors, the last of them {wrong[-1]}: autograd says "
     text += f"{worst.by_autograd:.4g}, the central difference {worst.by_difference:.4g}"
     return Finding("gradients", False, text, f"look at the backward of what follows {wrong[-1]}")
 
 
 @dataclass(frozen=True)
-class _Comparison:
-    """One entry of a gradient; ``error`` is relative to the larger of the two."""
+class _Entry:
+    """One entry of a gradient; ``error`` is relative to the larger of the two values."""
 
     by_autograd: float
     by_difference: float
     error: float
 
 
-def _compare(
-    loss: Callable[[], Tensor], parameter: Tensor, gradient: Tensor | None, draw: torch.Generator
-) -> _Comparison:
-    """Compare a few random entries of a parameter tensor; gives the worst.
+def _worst_entry(
+    loss: Callable[[], Tensor], parameter: Tensor, gradient: Tensor | None, generator: torch.Generator
+) -> _Entry:
+    """Compare random entries of a parameter's gradient, and return the one with the largest error.
 
-    A kink within the step, as ReLU has one, is no error: the difference is then taken a little to the left and a little
-    to the right as well, and autograd is right if it agrees with one of the sides.
+    A kink within the step, such as ReLU's, is no error: the difference is then taken a little to the left and to the
+    right as well, and autograd is right if it agrees on one side.
     """
-    entries = parameter.detach().reshape(parameter.shape or (1,))  # a view: the model computes with what is written
-    index = torch.unravel_index(torch.randperm(entries.numel(), generator=draw)[:ENTRIES], entries.shape)
-    at = entries[index]
-    by_autograd = torch.zeros_like(at) if gradient is None else gradient.reshape(entries.shape)[index]
+    entries = parameter.detach().reshape(parameter.shape or (1,))  # a view: writing to it changes the parameter
+    index = torch.unravel_index(torch.randperm(entries.numel(), generator=generator)[:NUM_ENTRIES], entries.shape)
+    values = entries[index]  # NUM_ENTRIES or fewer, as are all tensors below
+    by_autograd = torch.zeros_like(values) if gradient is None else gradient.reshape(entries.shape)[index]
 
     def loss_at(values: Tensor) -> Tensor:
         entries[index] = values
         return loss()
 
-    smallest = SMALLEST_GRADIENT * max(float(loss().detach().abs()), 1.0)
-    by_difference, errors = torch.zeros_like(at), torch.full_like(at, math.inf)
-    for aside in (0.0, -2 * STEP, 2 * STEP):
-        slopes = numerical_gradient(loss_at, at + aside)
+    smallest = MIN_GRADIENT * max(float(loss().detach().abs()), 1.0)
+    by_difference, errors = torch.zeros_like(values), torch.full_like(values, math.inf)
+    for shift in (0.0, -2 * STEP, 2 * STEP):
+        slopes = numerical_gradient(loss_at, values + shift)
         error = (by_autograd - slopes).abs() / torch.maximum(by_autograd.abs(), slopes.abs()).clamp(min=smallest)
         by_difference = torch.where(error < errors, slopes, by_difference)
         errors = torch.minimum(error, errors)
-        if errors.max() <= LARGEST_ERROR:
+        if errors.max() <= MAX_ERROR:
             break
-    entries[index] = at
+    entries[index] = values
     worst = int(errors.argmax())
-    return _Comparison(float(by_autograd[worst]), float(by_difference[worst]), float(errors[worst]))
+    return _Entry(float(by_autograd[worst]), float(by_difference[worst]), float(errors[worst]))
 
 
 def check_units(model: CourseModel, data: CourseData, trainer: Mapping[str, Any]) -> Finding:
-    """Train one epoch, and count the units of ReLU layers that are 0 for every training row: they learn no more.
+    """Train one epoch, and count the units of ReLU layers that are 0 for every training row: their gradient is 0, too.
 
     A unit is a feature, or a channel of an image. ``trainer`` are settings of `make_trainer`.
     """
-    once = {"max_epochs": 1, "patience": None, "devices": 1, "num_nodes": 1, "strategy": "auto"}
-    trained = make_trainer(**{**trainer, **once})
-    if trained.progress_bar_callback:
-        trained.progress_bar_callback.disable()
-    trained.fit(model, datamodule=data)
-    alive: dict[str, Tensor] = {}
+    one_epoch = {"max_epochs": 1, "patience": None, "devices": 1, "num_nodes": 1, "strategy": "auto"}
+    lightning_trainer = make_trainer(**{**trainer, **one_epoch})
+    if lightning_trainer.progress_bar_callback:
+        lightning_trainer.progress_bar_callback.disable()
+    lightning_trainer.fit(model, datamodule=data)
+    alive: dict[str, Tensor] = {}  # by layer and width: units
 
-    def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def look(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+    def hook_of(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(layer: nn.Module, inputs: Any, output: Tensor) -> None:
             # N x units, N x channels x height x width, or N x length x units
-            fires = (output != 0).movedim(-1 if output.ndim == 3 else 1, 0).flatten(1).any(1)
-            part = f"{name} ({len(fires)})"  # a layer that is used at several places may have several widths
-            alive[part] = alive[part] | fires if part in alive else fires
+            is_alive = (output != 0).movedim(-1 if output.ndim == 3 else 1, 0).flatten(1).any(1)
+            key = f"{name} ({len(is_alive)})"  # a layer that is used several times may have several widths
+            alive[key] = alive[key] | is_alive if key in alive else is_alive
 
-        return look
+        return hook
 
     with ExitStack() as hooks:
         for name, layer in model.named_modules():
             if isinstance(layer, RELU_LIKE):
-                hooks.enter_context(layer.register_forward_hook(watch(name)))
-        loss = evaluate(trained, model, data, "train").metrics["loss"]
+                hooks.enter_context(layer.register_forward_hook(hook_of(name)))
+        loss = evaluate(lightning_trainer, model, data, "train").metrics["loss"]
     after = f"after one epoch, with a loss of {loss:.4g}"
     if not math.isfinite(loss):
         return Finding("units", False, f"no number is left {after}", "lower --model.lr")
     if not alive:
         return Finding("units", True, f"no ReLU layer, so none can die; {after}")
-    dead = {name: int((~fires).sum()) for name, fires in alive.items()}
+    dead = {key: int((~is_alive).sum()) for key, is_alive in alive.items()}
     text = f"{sum(dead.values())} of {sum(map(len, alive.values()))} ReLU units are 0 for every training row {after}"
     if not any(dead.values()):
         return Finding("units", True, text)
-    whole = any(not fires.any() for fires in alive.values())
-    text += ": " + ", ".join(f"{count} of {name}" for name, count in dead.items() if count)
-    return Finding("units", not whole, text, "lower --model.lr, or take another activation or seed")
+    is_layer_dead = any(not is_alive.any() for is_alive in alive.values())
+    text += ": " + ", ".join(f"{count} of {key}" for key, count in dead.items() if count)
+    return Finding("units", not is_layer_dead, text, "lower --model.lr, or take another activation or seed")

@@ -1,7 +1,7 @@
-"""What a model has to beat: predictors that take no gradient step.
+"""Baselines: what a model has to beat. None of them takes a gradient step of its own.
 
-Each takes training inputs (N x features) and targets, and gives a function from inputs to outputs as a model would
-give them. They work on standardised inputs in float64.
+Each takes training inputs (N x shape) and targets, and gives a function from inputs to outputs, in float32 and in the
+form of a model's outputs. Linear models are scikit-learn's, on inputs in float64.
 """
 
 import hashlib
@@ -15,6 +15,9 @@ import numpy as np
 import sklearn
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 Predictor = Callable[[Tensor], Tensor]
@@ -22,9 +25,9 @@ Baseline = Callable[[Tensor, Tensor], Predictor]
 
 
 def with_every_class(inputs: Tensor, targets: Tensor, classes: Sequence[object]) -> tuple[Tensor, Tensor]:
-    """The rows to fit a baseline to, and for each class that is not among them one more, at the mean of all inputs.
+    """The rows to fit a baseline to, with one more row for each class without any, at the mean of all inputs.
 
-    So a baseline knows of every class, and gives none of them probability 0.
+    So a baseline knows every class, and gives none of them probability 0.
     """
     missing = sorted(set(range(len(classes))) - set(targets.tolist())) if classes else []
     if not missing:
@@ -40,59 +43,69 @@ def mean(inputs: Tensor, targets: Tensor) -> Predictor:
 
 
 def majority(inputs: Tensor, targets: Tensor) -> Predictor:
-    """The classes' shares among the training rows, as logits: the most frequent one wins, whatever the input.
+    """The classes' frequencies among the training rows, as logits: the most frequent class wins, whatever the input.
 
-    The shares are counted with one row more for each class (Laplace), so that none has probability 0. Two classes give
-    one logit, that of class 1.
+    Each class is counted with one row more than it has (Laplace smoothing), so that none has probability 0. Two classes
+    give one logit, that of class 1.
     """
-    shares = torch.bincount(targets).double() + 1  # of every class that the targets name: see with_every_class
+    shares = torch.bincount(targets).double() + 1  # every class has a row: see with_every_class
     logits = (shares / shares.sum()).log()
     logits = logits[1:] - logits[:1] if len(logits) == 2 else logits
     return lambda rows: logits.float().expand(len(rows), -1)
 
 
 def least_squares(inputs: Tensor, targets: Tensor) -> Predictor:
-    """The straight line of least squared error, in closed form: ``(X'X)^-1 X'y``."""
-    return _linear(inputs, targets, 0.0)
+    """Linear regression by least squares; of several solutions the one with the smallest weights."""
+    return _regression(LinearRegression(), inputs, targets)
 
 
 def ridge(inputs: Tensor, targets: Tensor) -> Predictor:
-    """Ridge regression, ``(X'X + lambda I)^-1 X'y`` with lambda = 1 (Hoerl and Kennard 1970)."""
-    return _linear(inputs, targets, 1.0)
+    """Ridge regression with scikit-learn's own penalty, alpha = 1 (Hoerl and Kennard 1970)."""
+    return _regression(Ridge(), inputs, targets)
+
+
+def _regression(estimator: Any, inputs: Tensor, targets: Tensor) -> Predictor:
+    fitted = _fit(estimator, inputs, targets)
+    return lambda rows: torch.from_numpy(fitted.predict(_table(rows)).reshape(len(rows), -1)).float()
 
 
 def logistic_regression(inputs: Tensor, targets: Tensor) -> Predictor:
-    """scikit-learn's logistic regression with its usual penalty (C = 1), on standardised inputs."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    pipeline.fit(inputs.flatten(1).double().numpy(), targets.numpy())
+    """Logistic regression with scikit-learn's own penalty, C = 1."""
+    fitted = _fit(LogisticRegression(max_iter=1000), inputs, targets)
 
     def logits(rows: Tensor) -> Tensor:
-        scores = torch.from_numpy(pipeline.decision_function(rows.flatten(1).double().numpy())).float()
+        scores = torch.from_numpy(fitted.decision_function(_table(rows))).float()
         return scores[:, None] if scores.ndim == 1 else scores
 
     return logits
 
 
+def _fit(estimator: Any, inputs: Tensor, targets: Tensor) -> Pipeline:
+    """Fit to standardised inputs: penalties then mean the same for every feature."""
+    labels = targets.double() if targets.is_floating_point() else targets
+    return make_pipeline(StandardScaler(), estimator).fit(_table(inputs), labels.numpy())
+
+
+def _table(inputs: Tensor) -> np.ndarray[Any, Any]:
+    """N x shape to N x features, float64."""
+    table: np.ndarray[Any, Any] = inputs.flatten(1).double().numpy()
+    return table
+
+
 PIXEL_ROWS = 10_000
+"""Images to fit to: all 60,000 of FashionMNIST would take several times as long."""
 
 
 def logistic_regression_on_pixels(inputs: Tensor, targets: Tensor) -> Predictor:
-    """scikit-learn's logistic regression on pixels from 0 to 1, fitted on `PIXEL_ROWS` of the rows at the most.
-
-    They are taken at equal distances; all of them would take several times as long.
-    """
-    from sklearn.linear_model import LogisticRegression
+    """Logistic regression on pixels from 0 to 1, fitted to at most `PIXEL_ROWS` of the rows, evenly spaced."""
 
     def pixels(images: Tensor) -> np.ndarray[Any, Any]:
         return (images.flatten(1).float() / 255).numpy()
 
     kept = torch.arange(0, len(inputs), max(len(inputs) // PIXEL_ROWS, 1))[:PIXEL_ROWS]
     images, labels = with_every_class(inputs[kept], targets[kept], range(int(targets.max()) + 1))
-    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # 100 steps are near enough
+    # 100 iterations do not converge, but come close enough.
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         classifier = LogisticRegression(C=0.01, max_iter=100).fit(pixels(images), labels.numpy())
 
     def logits(images: Tensor) -> Tensor:
@@ -103,11 +116,11 @@ def logistic_regression_on_pixels(inputs: Tensor, targets: Tensor) -> Predictor:
 
 
 OF_IMAGES = {"majority": majority, "logistic-regression-on-10000-rows": logistic_regression_on_pixels}
-"""What every model of images is compared with."""
+"""The baselines of every model of images."""
 
 
-def a_column_a_class(baseline: Baseline) -> Baseline:
-    """A classifier's baseline with two columns for two classes as well: 0, and the logit of class 1."""
+def one_logit_per_class(baseline: Baseline) -> Baseline:
+    """The same baseline with two columns for two classes as well: 0, and the logit of class 1."""
 
     def fitted(inputs: Tensor, targets: Tensor) -> Predictor:
         predict = baseline(inputs, targets)
@@ -121,24 +134,8 @@ def a_column_a_class(baseline: Baseline) -> Baseline:
     return fitted
 
 
-def _linear(inputs: Tensor, targets: Tensor, penalty: float) -> Predictor:
-    """Least squares with a penalty on every weight but the bias; the shortest solution where there are several."""
-    inputs, targets = inputs.double().flatten(1), targets.double()
-    centre, level = inputs.mean(0), targets.mean(0)
-    std = inputs.std(0, correction=0)
-    std = torch.where(std > 0, std, 1.0)
-
-    def scaled(rows: Tensor) -> Tensor:
-        return (rows.double().flatten(1) - centre) / std
-
-    rows = scaled(inputs)
-    normal = rows.T @ rows + penalty * torch.eye(rows.shape[1], dtype=torch.float64)
-    weights = torch.linalg.pinv(normal, hermitian=True) @ rows.T @ (targets - level)
-    return lambda rows: (scaled(rows) @ weights + level).float()
-
-
 def version(baseline: Baseline) -> str:
-    """Changes with the code of a baseline, which is the file that it is in, and with scikit-learn: 16 hex digits."""
+    """16 hexadecimal digits that change with scikit-learn's version and with the file that the baseline is in."""
     return hashlib.sha256(f"{sklearn.__version__} {_code(baseline)}".encode()).hexdigest()[:16]
 
 

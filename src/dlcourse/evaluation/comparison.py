@@ -7,8 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from dlcourse.data.rows import Split
-from dlcourse.reporting.figures import NAMES
+from dlcourse.data.rows import SPLIT_NAMES, Split
 from dlcourse.reporting.result import Result
 
 
@@ -24,7 +23,7 @@ class Comparison:
     def __str__(self) -> str:
         metric, split = _chosen_by(self.results)
         seeds = len(next(iter(self.results.values())))
-        choice = f"{NAMES[split]} {metric}"
+        choice = f"{SPLIT_NAMES[split]} {metric}"
         head = ["experiment", choice, f"spread of {seeds} seeds", f"test {metric}", "training loss", "verdict"]
         ranked = sorted(self.results.items(), key=lambda pair: _rank(pair[1], metric, split))
         lines = [head, *([name, *_cells(results, metric, split)] for name, results in ranked)]

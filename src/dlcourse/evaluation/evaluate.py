@@ -1,19 +1,25 @@
-"""What a model says of the rows of one split."""
+"""Measure a model, or outputs from elsewhere, on the rows of one split."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from dlcourse.data.datamodule import CourseData
-from dlcourse.data.rows import Split
 from dlcourse.evaluation.evaluation import Evaluation
-from dlcourse.models.base import CourseModel
+
+if TYPE_CHECKING:
+    from dlcourse.data.datamodule import CourseData
+    from dlcourse.data.rows import Split
+    from dlcourse.models.base import CourseModel
 
 
 class _Outputs(Callback):
+    """Keeps what the test steps return: the outputs of each batch."""
+
     def __init__(self) -> None:
         self.batches: list[Tensor] = []
 
@@ -22,17 +28,17 @@ class _Outputs(Callback):
 
 
 def evaluate(trainer: L.Trainer, model: CourseModel, data: CourseData, split: Split) -> Evaluation:
-    """Measure a model on one split, with the accelerator and precision of ``trainer`` but on one device of it.
+    """Measure a model on one split, on one device, with the accelerator and precision of ``trainer``.
 
-    One device sees every row once: several would be given some rows twice, to make their shares equal.
+    Several devices would repeat some rows, to have as many each. The model is moved to that device.
     """
-    kept = _Outputs()
+    outputs = _Outputs()
     tester = L.Trainer(
-        accelerator=trainer.strategy.root_device.type,  # by its name: of the object mixed precision makes a GPU
+        accelerator=trainer.strategy.root_device.type,  # the name: given the object, mixed precision assumes a GPU
         devices=1,
         precision=trainer.precision,
         logger=False,
-        callbacks=[kept],
+        callbacks=[outputs],
         deterministic=torch.are_deterministic_algorithms_enabled(),
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -40,11 +46,11 @@ def evaluate(trainer: L.Trainer, model: CourseModel, data: CourseData, split: Sp
     )
     measured = tester.test(model, dataloaders=data.eval_dataloader(split), verbose=False)[0]
     metrics = {name.removeprefix("test/"): value for name, value in measured.items()}
-    return _evaluation(model, data, split, torch.cat(kept.batches).cpu(), metrics)
+    return _evaluation(model, data, split, torch.cat(outputs.batches).cpu(), metrics)
 
 
 def evaluate_outputs(model: CourseModel, data: CourseData, split: Split, outputs: Tensor) -> Evaluation:
-    """Measure outputs that came from elsewhere, such as a baseline, by the model's own metrics."""
+    """Measure the outputs of something else, such as a baseline, by the model's metrics: N x outputs for the split."""
     targets, predictions = data.rows.targets[data.splits[split]], model.predictions(outputs)
     metrics = {name: float(metric(predictions, targets)) for name, metric in model.metrics().items()}
     return _evaluation(model, data, split, outputs, metrics)
@@ -60,6 +66,6 @@ def _evaluation(
 
 
 def values_of(model: CourseModel, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Each row's scores, and its "loss": float64, N each."""
+    """Each row's scores by metric, and its "loss": float64, N each."""
     scores = {name: values.double() for name, values in model.per_sample_metrics(outputs, targets).items()}
     return {**scores, "loss": model.per_sample_loss(outputs, targets).double()}

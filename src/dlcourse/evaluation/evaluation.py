@@ -1,4 +1,4 @@
-"""What a model says of the rows of one split."""
+"""The result of measuring a model on the rows of one split."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +13,8 @@ from dlcourse.evaluation.intervals import interval_of_mean
 class Evaluation:
     """One pass over a split in evaluation mode.
 
-    ``metrics`` by plain name (``loss``, ``mse``); ``outputs`` are N x outputs and ``targets`` as the data has them;
-    ``losses`` and each of ``scores`` hold one number a row, float64, N.
+    ``metrics`` are by plain name (``loss``, ``mse``). ``outputs`` are N x outputs, and ``targets`` as in the data.
+    ``losses`` and each of ``scores`` hold one number for each row: float64, N.
     """
 
     split: Split

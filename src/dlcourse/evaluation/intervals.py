@@ -1,4 +1,4 @@
-"""What a model says of the rows of one split."""
+"""95 % intervals of means and of shares."""
 
 from scipy import stats
 from torch import Tensor
@@ -7,14 +7,14 @@ CONFIDENCE = 0.95
 
 
 def are_shares(values: Tensor) -> bool:
-    """Whether each row's value is 0 or 1, so that their mean is a share of the rows."""
+    """Whether each of N values is 0 or 1, so that their mean is a share of the rows."""
     return bool(((values == 0) | (values == 1)).all())
 
 
 def interval_of_mean(values: Tensor) -> tuple[float, float]:
-    """The 95 % interval of the mean of N values: of shares by Wilson (1927), of others by Student's t.
+    """The 95 % interval of the mean of N values: Wilson's (1927) for a share, else Student's t.
 
-    NaN for a single value that is no share.
+    NaN for a single value that is neither 0 nor 1.
     """
     if are_shares(values):
         return interval_of_share(int(values.sum()), len(values))
@@ -26,6 +26,6 @@ def interval_of_mean(values: Tensor) -> tuple[float, float]:
 
 
 def interval_of_share(count: int, rows: int) -> tuple[float, float]:
-    """The 95 % interval of a share of the rows (Wilson 1927)."""
+    """The 95 % interval of the share ``count / rows`` (Wilson 1927)."""
     interval = stats.binomtest(count, rows).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)

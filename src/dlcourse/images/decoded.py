@@ -1,4 +1,4 @@
-"""Images that are decoded once into one file, mapped into memory from then on, and augmented batch by batch."""
+"""Images that are decoded once into one file, read whole into memory, and augmented batch by batch."""
 
 import hashlib
 import logging
@@ -15,40 +15,39 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dlcourse.data.datamodule import CourseData
+from dlcourse.data.datamodule import CourseData, batches
 from dlcourse.data.downloads import whole_file
 from dlcourse.data.rows import Batch, TensorRows
-from dlcourse.data.samplers import identity_collate
 from dlcourse.errors import CourseError, one_line
 
 log = logging.getLogger(__name__)
 
 
 class DecodedImages(CourseData, ABC):
-    """Images, uint8, C x H x W, with a class each: decoded once into one file, and augmented batch by batch.
+    """Images, uint8, N x C x H x W, with a class each: decoded once into one file.
 
-    What a training batch goes through happens on the device, and to training batches alone.
+    Only training batches are augmented, after their transfer to the device.
     """
 
-    names: ClassVar[tuple[str, ...]]
+    tensor_names: ClassVar[tuple[str, ...]]
     """The tensors that the file holds."""
 
     @property
     @abstractmethod
     def cache(self) -> Path:
-        """The file that the decoded images are kept in."""
+        """The file that holds the decoded images."""
 
     @abstractmethod
     def decode(self, folder: Path) -> dict[str, Tensor]:
-        """All tensors by `names`, each uint8; what has to be downloaded goes to ``folder``.
+        """All tensors by `tensor_names`, each uint8; downloads go to ``folder``.
 
         Raises:
-            CourseError: They cannot be had, or are damaged.
+            CourseError: The images are missing and cannot be downloaded, or are damaged.
         """
 
     @abstractmethod
     def inconsistency(self, tensors: Mapping[str, Tensor]) -> str | None:
-        """What is wrong with the tensors of a file, each uint8; None where nothing is."""
+        """What is wrong with the shapes or values of a file's tensors, each uint8; None where nothing is."""
 
     @property
     @abstractmethod
@@ -57,13 +56,13 @@ class DecodedImages(CourseData, ABC):
 
     @abstractmethod
     def augmented(self, images: Tensor, rows: Tensor, epoch: int) -> Tensor:
-        """Images as a training sees them in one epoch; ``rows`` are their row numbers."""
+        """The images of a training batch, N x C x H x W, as one epoch shows them; ``rows`` are their row numbers, N."""
 
     def prepare_data(self) -> None:
-        """Decode the images, unless they are there already; of several processes one does it and the others wait.
+        """Decode the images and write the file, unless it exists; of several processes one does it, the others wait.
 
         Raises:
-            CourseError: They cannot be had, or there is nowhere to keep them.
+            CourseError: The images are missing and cannot be downloaded, or the file cannot be written.
         """
         wrong = self._wrong_with_cache()
         if wrong is None:
@@ -76,7 +75,7 @@ class DecodedImages(CourseData, ABC):
                     level = logging.WARNING if self.cache.exists() else logging.INFO
                     log.log(level, "%s %s: decoding the images, once", self.cache, wrong)
                     decoded = self.decode(self.cache.parent)
-                    _save({name: decoded[name].contiguous() for name in self.names}, self.cache)
+                    _save({name: decoded[name].contiguous() for name in self.tensor_names}, self.cache)
         except OSError as error:
             raise CourseError(
                 f"{self.cache} {wrong}, and cannot be written ({one_line(error)}): make room there and the folder "
@@ -84,9 +83,9 @@ class DecodedImages(CourseData, ABC):
             ) from error
 
     def _wrong_with_cache(self) -> str | None:
-        """Why the decoded images cannot be used; None where they can."""
+        """Why the file cannot be used, as the end of a sentence; None where it can."""
         if not self.cache.is_file():
-            return "is not there"
+            return "does not exist"
         damage = self._damage()
         return f"is damaged ({damage})" if damage else None
 
@@ -94,7 +93,7 @@ class DecodedImages(CourseData, ABC):
         try:
             with safe_open(self.cache, "pt") as file:
                 digest = (file.metadata() or {}).get("sha256")
-                tensors = {name: file.get_tensor(name) for name in self.names}
+                tensors = {name: file.get_tensor(name) for name in self.tensor_names}
         except (SafetensorError, OSError) as error:
             return one_line(error)
         if any(tensor.dtype != torch.uint8 for tensor in tensors.values()):
@@ -107,14 +106,17 @@ class DecodedImages(CourseData, ABC):
 
     @cached_property
     def scaling(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel, counted pixel value by pixel value: exact, in little memory."""
+        """Mean and standard deviation of each channel over the training rows, from counts of the 256 pixel values.
+
+        Sums of counts are exact, and the images are not copied to float64, which would take 1.2 GB for CIFAR-10.
+        """
         channels = self.rows.inputs.shape[1]
         if not self.standardize:
-            return torch.zeros(channels), torch.full((channels,), 255.0)
+            return torch.zeros(channels), torch.full((channels,), 255.0)  # pixels from 0 to 1
         values = torch.arange(256, dtype=torch.float64)
         counts = torch.zeros(channels, 256, dtype=torch.int64)
         for rows in torch.split(self.splits["train"], 2000):
-            images = self.rows.inputs[rows]
+            images = self.rows.inputs[rows]  # 2000 x C x H x W
             counts += torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(channels)])
         shares = counts.double() / counts.sum(1, keepdim=True)
         mean = shares @ values
@@ -122,24 +124,17 @@ class DecodedImages(CourseData, ABC):
         return mean.float(), torch.where(std > 0, std, 1.0).float()
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled batches; with row numbers where images are augmented, since each is flipped in its turn.
+        """Shuffled batches; with row numbers where images are augmented, since alternating flips go by them.
 
-        A single image that is left over is left out: batch normalisation could not measure it.
+        A last batch of one image is dropped: batch normalisation has no variance to measure in it.
         """
         kind = NumberedRows if self.augments else TensorRows
-        part = kind(*self.tensors(), self.splits["train"])
-        one_left = len(part) > 1 and len(part) % self.batch_size == 1
-        return DataLoader(
-            part,
-            self.batch_size,
-            sampler=self.train_order(),
-            collate_fn=identity_collate,
-            drop_last=one_left,
-            generator=torch.Generator(),
-        )
+        subset = kind(*self.tensors(), self.splits["train"])
+        one_is_left = len(subset) > 1 and len(subset) % self.batch_size == 1
+        return batches(subset, self.batch_size, sampler=self.train_order(), drop_last=one_is_left)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
-        """Augment what comes from `train_dataloader`; everything else comes without row numbers, and stays as it is."""
+        """Augment batches with row numbers, which only `train_dataloader` gives; all others stay as they are."""
         if len(batch) == 2:
             return batch[0], batch[1]
         images, labels, rows = batch
@@ -147,10 +142,10 @@ class DecodedImages(CourseData, ABC):
 
 
 class NumberedRows(TensorRows):
-    """Rows that come with their numbers."""
+    """Rows in memory whose batches carry the row numbers as a third tensor, N."""
 
-    def __getitems__(self, places: list[int]) -> Any:
-        rows = self.numbers(places)
+    def __getitems__(self, indices: list[int]) -> Any:
+        rows = self.numbers(indices)
         return *self.fetch(rows), rows
 
 
@@ -161,11 +156,11 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _save(tensors: Mapping[str, Tensor], place: Path) -> None:
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write the file of decoded images; raises OSError where there is no room."""
     try:
-        with whole_file(place) as partial:
+        with whole_file(path) as partial:
             save_file(dict(tensors), partial, {"sha256": _digest(tensors)})
-            partial.chmod(0o644)  # it would be its owner's alone
+            partial.chmod(0o644)  # safetensors lets only the owner read it
     except SafetensorError as error:
         raise OSError(one_line(error)) from error

@@ -1,4 +1,4 @@
-"""Image files to tensors of one size, whatever the files hold."""
+"""Image files of any format, mode and size to tensors of one size."""
 
 import os
 import sys
@@ -14,21 +14,21 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-"""Grey with more than a byte a pixel."""
+"""Pillow's modes for grey images with more than 8 bits a pixel."""
 
 
 def decoded(path: Path, size: int) -> Tensor:
-    """The middle square of an image, 3 x size x size, uint8, as a viewer shows it.
+    """The middle square of an image as a viewer shows it: 3 x size x size, uint8.
 
-    Turned as its EXIF data say; the first frame of an animation; on white where it is transparent; grey as red, green
-    and blue alike.
+    It is rotated as its EXIF data say. Of an animation it is the first frame. Transparent parts are white, and grey
+    images get three equal channels.
 
     Raises:
-        Exception: The file is no whole image; which kind, Pillow does not tell.
+        Exception: The file is no complete image. Pillow does not document of which type.
     """
     with Image.open(path) as file:
         if file.format == "JPEG":
-            file.draft(None, (2 * size, 2 * size))  # large photographs at a fraction of the work
+            file.draft(None, (2 * size, 2 * size))  # decodes large photographs at a fraction of their size
         image = _coloured(ImageOps.exif_transpose(file))
     middle = v2.functional.center_crop(image, [min(image.size)] * 2)
     square: Tensor = v2.functional.pil_to_tensor(v2.functional.resize(middle, [size, size], antialias=True))
@@ -36,12 +36,12 @@ def decoded(path: Path, size: int) -> Tensor:
 
 
 def decode_all(paths: Sequence[Path], size: int) -> Iterator[Tensor | None]:
-    """Each image in turn, None for one that cannot be read, by all cores; with a bar on a terminal."""
+    """Decode the images on all cores, in order; None for one that cannot be read. Shows a bar on a terminal."""
 
     def attempt(path: Path) -> Tensor | None:
         try:
             return decoded(path, size)
-        except Exception:  # of damaged files Pillow raises a dozen kinds
+        except Exception:  # damaged files raise a dozen types in Pillow
             return None
 
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,4 +1,4 @@
-"""The ants and bees of PyTorch's tutorial on transfer learning (Chilamkurthy 2017), from where the tutorial has them.
+"""The ants and bees of PyTorch's tutorial on transfer learning (Chilamkurthy 2017), from the tutorial's own server.
 
 https://docs.pytorch.org/tutorials/beginner/transfer_learning_tutorial.html
 """
@@ -20,16 +20,16 @@ ADDRESS = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
 CHECKSUM = "sha256:fbc41b31d544714d18dd1230b1e2b455e1557766e13e67f9f5a7a23af7c02209"
 """As in .jenkins/download_data.py of github.com/pytorch/tutorials, commit 2286ae1."""
 INSIDE = "hymenoptera_data"
-"""The archive's one folder."""
+"""The archive's only folder."""
 ENDINGS = (".jpg", ".jpeg")
-"""What is named otherwise, train/ants/imageNotFound.gif, shows no ant."""
+"""The archive's only other image, train/ants/imageNotFound.gif, shows no ant."""
 
 
 def fetch(folder: Path) -> None:
-    """Have the images in ``folder``, as ``{train,val}/{ants,bees}/*.jpg``: whole, or not at all.
+    """Download the images to ``folder``, as ``{train,val}/{ants,bees}/*.jpg``, unless it exists.
 
     Raises:
-        CourseError: They are not there and cannot be had, or there is nowhere to keep them.
+        CourseError: They cannot be downloaded, or the folder cannot be written.
     """
     if folder.is_dir():
         return

@@ -1,4 +1,4 @@
-"""Figures of a path through weight space, over the loss."""
+"""Figures of a trajectory: the weights after each epoch, and the loss over them."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ from dlcourse.models.trajectory import TrajectoryModel, exhaustive_search
 
 
 def plot_trajectory(model: TrajectoryModel, data: CourseData, evaluation: Evaluation) -> Figure:
-    """The loss over one weight or two, with the path on it; with more weights, each of them over the epochs."""
-    path = torch.tensor(model.path, dtype=torch.float64)
+    """The loss over one or two weights with the trajectory on it; for more weights, each weight over the epochs."""
+    path = torch.tensor(model.path, dtype=torch.float64)  # (epochs + 1) x weights, the start first
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     if path.shape[1] == 1:
         _over_one_weight(figure, model, training_rows(data), path)
@@ -27,7 +27,7 @@ def plot_trajectory(model: TrajectoryModel, data: CourseData, evaluation: Evalua
         for name, values in zip(model.names, path.T, strict=True):
             axes.plot(range(len(path)), values, label=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="epochs", ylabel="weight", title="Weights over the epochs")
+        axes.set(xlabel="epochs", ylabel="weight", title="Weights after each epoch")
         axes.grid(alpha=0.3)
         axes.legend()
     return figure
@@ -39,11 +39,11 @@ def _over_one_weight(figure: Figure, model: TrajectoryModel, rows: Batch, path: 
     axes = figure.add_subplot()
     searched, losses = exhaustive_search(model, rows, points), exhaustive_search(model, rows, path)
     axes.plot(points[:, 0], searched, color="grey", label="loss, by exhaustive search")
-    axes.plot(path[:, 0], losses, "o-", color="#d95f02", markersize=3, linewidth=1, label="path, by epochs")
+    axes.plot(path[:, 0], losses, "o-", color="#d95f02", markersize=3, linewidth=1, label="after each epoch")
     axes.plot(path[0, 0], losses[0], "s", color="black", label=f"start: {float(path[0, 0]):.4g}")
     axes.plot(path[-1, 0], losses[-1], "*", color="black", markersize=11, label=f"end: {float(path[-1, 0]):.4g}")
     lowest, highest = float(searched.min()), float(losses.max())
-    margin = (highest - lowest) / 10 or 1.0  # losses far above the path would flatten it
+    margin = (highest - lowest) / 10 or 1.0  # the loss far above the trajectory would flatten it
     axes.set(xlabel=model.names[0], ylabel="loss", title=f"The loss over {model.names[0]}")
     axes.set_ylim(lowest - margin, highest + 2 * margin)
     axes.grid(alpha=0.3)
@@ -51,10 +51,10 @@ def _over_one_weight(figure: Figure, model: TrajectoryModel, rows: Batch, path: 
 
 
 def _over_two_weights(figure: Figure, model: TrajectoryModel, rows: Batch, path: Tensor) -> None:
-    """A surface, and its contours."""
+    """The loss as a surface in space, and its contours from above."""
     figure.set_size_inches(11, 4.8)
     first, second = (torch.linspace(*window, 61, dtype=torch.float64) for window in _windows(path))
-    grid = torch.cartesian_prod(first, second)
+    grid = torch.cartesian_prod(first, second)  # 3721 x 2
     surface = exhaustive_search(model, rows, grid).view(61, 61)
     x, y = grid[:, 0].view(61, 61), grid[:, 1].view(61, 61)
     losses = exhaustive_search(model, rows, path)
@@ -63,22 +63,23 @@ def _over_two_weights(figure: Figure, model: TrajectoryModel, rows: Batch, path:
     space.plot_surface(x.numpy(), y.numpy(), surface.numpy(), cmap="viridis", alpha=0.75, linewidth=0)
     space.plot(path[:, 0].numpy(), path[:, 1].numpy(), losses.numpy(), ".-", color="#d95f02", markersize=3, zorder=5)
     space.set(xlabel=model.names[0], ylabel=model.names[1], zlabel="loss", title="The loss over both weights")
-    contours = figure.add_subplot(1, 2, 2)
+    above = figure.add_subplot(1, 2, 2)
     lowest = float(surface.min())
+    # Levels at square distances are closer near the minimum, where the surface is flat.
     levels = lowest + (float(surface.max()) - lowest) * torch.linspace(0, 1, 16, dtype=torch.float64) ** 2
-    lines = contours.contour(x.numpy(), y.numpy(), surface.numpy(), levels=levels.tolist(), cmap="viridis")
-    figure.colorbar(lines, ax=contours, label="loss")
-    contours.plot(path[:, 0], path[:, 1], ".-", color="#d95f02", markersize=3, label="path")
-    contours.plot(path[0, 0], path[0, 1], "s", color="black", label="start")
-    contours.plot(path[-1, 0], path[-1, 1], "*", color="black", markersize=11, label=end)
-    contours.set(xlabel=model.names[0], ylabel=model.names[1], title="The same from above")
-    contours.legend()
+    lines = above.contour(x.numpy(), y.numpy(), surface.numpy(), levels=levels.tolist(), cmap="viridis")
+    figure.colorbar(lines, ax=above, label="loss")
+    above.plot(path[:, 0], path[:, 1], ".-", color="#d95f02", markersize=3, label="after each epoch")
+    above.plot(path[0, 0], path[0, 1], "s", color="black", label="start")
+    above.plot(path[-1, 0], path[-1, 1], "*", color="black", markersize=11, label=end)
+    above.set(xlabel=model.names[0], ylabel=model.names[1], title="The same from above")
+    above.legend()
 
 
 def _windows(path: Tensor) -> list[tuple[float, float]]:
-    """The range of each weight's axis: all its values, with a margin, and its last value well inside.
+    """The interval to show of each weight: wider than its trajectory, with the last value well inside.
 
-    A weight that hardly moves gets the range of the one that moves most.
+    A weight that moves less than a tenth as far as the one that moves farthest gets an interval as long as that one's.
     """
     low, high, end = path.min(0).values, path.max(0).values, path[-1]
     spans = high - low

@@ -1,8 +1,13 @@
-"""Pictures: pure functions from arrays to a matplotlib Figure, drawn without pyplot and its global state."""
+"""Figures of any model: pure functions to a matplotlib Figure, without pyplot and its global state.
+
+Those of a topic take the model, its data and its evaluation, and only read arrays from them.
+"""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,23 +17,24 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from sklearn import metrics
 from torch import Tensor
 
-from dlcourse.data.datamodule import CourseData
-from dlcourse.data.rows import SPLITS
-from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.data.rows import SPLIT_NAMES, SPLITS
 from dlcourse.evaluation.intervals import interval_of_share
-from dlcourse.evaluation.overfitting import Overfitting
-from dlcourse.models.base import CourseModel
+
+if TYPE_CHECKING:
+    from dlcourse.data.datamodule import CourseData
+    from dlcourse.evaluation.evaluation import Evaluation
+    from dlcourse.evaluation.overfitting import Overfitting
+    from dlcourse.models.base import CourseModel
 
 COLOURS = {"train": "#1f77b4", "val": "#d95f02", "test": "#7570b3"}
-NAMES = {"train": "training", "val": "validation", "test": "test"}
 MOST_CLASSES = 40
-"""Of more classes a confusion matrix shows shares alone, as colours."""
+"""With more classes the numbers in the cells of a confusion matrix would overlap: it then shows colours alone."""
 
 
 def smoothed(values: Sequence[float], weight: float = 0.6) -> list[float]:
-    """Exponential moving average, each value with (1 - weight) of the sum, without the pull towards 0 at the start.
+    """Exponential moving average, corrected for its start at 0 as in Adam (Kingma and Ba 2015, section 3).
 
-    The bias correction is that of Adam (Kingma and Ba 2015, section 3).
+    Each new value enters with weight (1 - ``weight``).
     """
     average, averages = 0.0, []
     for count, value in enumerate(values, start=1):
@@ -43,22 +49,23 @@ def learning_curves(
     best_epoch: int | None = None,
     overfitting: Overfitting | None = None,
 ) -> Figure:
-    """A metric of training and validation over the epochs, raw and smoothed (dashed), with the epoch kept.
+    """A metric of training and validation rows over the epochs, raw and smoothed (dashed), with the epoch kept.
 
-    Of the training rows it is what was measured after each epoch as on the validation rows, where that was done: while
-    training, dropout and augmentation are in it. Where the run overfitted, the epochs from which on it did are shaded.
+    ``history`` holds (epoch, value) by name. For the training rows it is ``gap/train_<metric>``, measured like the
+    validation rows after each epoch without dropout and augmentation, or ``train/<metric>`` where there is none. Where
+    the run overfitted, the epochs since then are shaded.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     shown: list[float] = []
-    for split in ("train", "val"):
+    for split in SPLITS[:2]:
         points = history.get(f"gap/{split}_{metric}") or history.get(f"{split}/{metric}", [])
         if not points:
             continue
         epochs, values = zip(*points, strict=True)
         shown += values
         marker = "o" if len(points) < 3 else ""
-        colour, name = COLOURS[split], NAMES[split]
+        colour, name = COLOURS[split], SPLIT_NAMES[split]
         axes.plot(epochs, values, color=colour, linewidth=1.6, marker=marker, label=name)
         axes.plot(epochs, smoothed(values), "--", color=colour, linewidth=1, alpha=0.7, label=f"{name}, smoothed")
     if best_epoch is not None:
@@ -80,23 +87,25 @@ def learning_curves(
 
 
 def lines_through_points(data: CourseData, lines: Mapping[str, Callable[[Tensor], Tensor]]) -> Figure:
-    """Rows of one input and one target as points, coloured by split, and functions of the input as lines."""
+    """Rows of one feature and one target as points, coloured by split, and up to three functions of N x 1 as lines."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for split in SPLITS:
         rows = data.splits[split]
         if len(rows):
             points = data.rows.inputs[rows, 0], data.rows.targets[rows, 0]
-            axes.scatter(*points, s=18, color=COLOURS[split], alpha=0.7, label=f"{NAMES[split]} rows ({len(rows)})")
-    edges = data.rows.inputs[:, 0]
-    grid = torch.from_numpy(np.linspace(float(edges.min()), float(edges.max()), 200)).float()[:, None]
-    # Colour, width and depth by which lines that lie on each other all stay visible.
+            axes.scatter(
+                *points, s=18, color=COLOURS[split], alpha=0.7, label=f"{SPLIT_NAMES[split]} rows ({len(rows)})"
+            )
+    values = data.rows.inputs[:, 0]
+    grid = torch.from_numpy(np.linspace(float(values.min()), float(values.max()), 200)).float()[:, None]  # 200 x 1
+    # Colour, width, depth and style with which lines on top of each other all stay visible.
     styles = (("black", 1.5, 3, "-"), ("#66a61e", 6, 2, "-"), ("#e7298a", 2.5, 4, ":"))
     for (name, line), (colour, width, depth, style) in zip(lines.items(), styles, strict=False):
         with torch.no_grad():
             values = line(grid)[:, 0]
         axes.plot(grid[:, 0], values, style, color=colour, linewidth=width, zorder=depth, label=name)
-    names = {"xlabel": (*data.rows.features, "input")[0], "ylabel": (*data.rows.answers, "target")[0]}
+    names = {"xlabel": (*data.rows.feature_names, "input")[0], "ylabel": (*data.rows.target_names, "target")[0]}
     axes.set(**names, title="Points and lines")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -104,16 +113,18 @@ def lines_through_points(data: CourseData, lines: Mapping[str, Callable[[Tensor]
 
 
 def confusion_matrix(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
-    """How many rows of each class were given to which class, and which share of the class that is."""
+    """How many rows of each true class were predicted as each class, and which share of the true class that is."""
     outputs, classes = evaluation.outputs, data.rows.classes
-    given = (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
-    counts = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-    counts.index_put_((evaluation.targets, given), torch.ones(len(given), dtype=torch.int64), accumulate=True)
+    predictions = (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
+    labels = np.arange(len(classes))
+    counts = metrics.confusion_matrix(
+        evaluation.targets.numpy(), predictions.numpy(), labels=labels
+    )  # true x predicted
     side = 0.5 * min(len(classes), MOST_CLASSES)
     figure = Figure(figsize=(3.5 + side, 3 + side), layout="constrained")
     axes = figure.add_subplot()
-    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    shares = counts / counts.sum(1, keepdims=True).clip(min=1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for true, predicted in np.ndindex(*counts.shape) if len(classes) <= MOST_CLASSES else ():
         count, share = int(counts[true, predicted]), float(shares[true, predicted])
         colour = "white" if share > 0.5 else "black"
@@ -123,39 +134,40 @@ def confusion_matrix(model: CourseModel, data: CourseData, evaluation: Evaluatio
     ticks = range(0, len(classes), every)
     axes.set_xticks(ticks, classes[::every], rotation=30, ha="right")
     axes.set_yticks(ticks, classes[::every])
-    axes.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, {NAMES[evaluation.split]} rows")
+    axes.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, {SPLIT_NAMES[evaluation.split]} rows")
     return figure
 
 
 def class_accuracy(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
-    """Which share of each class's rows is right, with its 95 % interval (Wilson), the best class on top."""
+    """Which share of each class's rows is predicted right, with its 95 % interval (Wilson), the best class on top."""
     right, targets = evaluation.scores["accuracy"].numpy(), evaluation.targets.numpy()
-    there = np.unique(targets)
-    counts, rows = np.bincount(targets, right)[there], np.bincount(targets)[there]
+    classes = np.unique(targets)
+    counts, rows = np.bincount(targets, right)[classes], np.bincount(targets)[classes]
     order = np.argsort(counts / rows, kind="stable")
-    there, counts, rows = there[order], counts[order], rows[order]
-    figure = Figure(figsize=(7, 1.4 + 0.35 * len(there)), layout="constrained")
+    classes, counts, rows = classes[order], counts[order], rows[order]
+    figure = Figure(figsize=(7, 1.4 + 0.35 * len(classes)), layout="constrained")
     axes = figure.add_subplot()
-    names = [data.rows.classes[each] for each in there]
+    names = [data.rows.classes[each] for each in classes]
     errors = _errors(counts, rows)
     axes.barh(names, counts / rows, xerr=errors, capsize=3, color=COLOURS["train"], alpha=0.8)
-    for place, (share, below, above) in enumerate(zip(counts / rows, *errors, strict=True)):
+    for position, (share, below, above) in enumerate(zip(counts / rows, *errors, strict=True)):
         left, colour = (0.01, "white") if share - below > 0.12 else (share + above + 0.02, "black")
-        axes.text(left, place, f"{share:.1%}", va="center", color=colour)
+        axes.text(left, position, f"{share:.1%}", va="center", color=colour)
     axes.axvline(right.mean(), color="black", linestyle=":", linewidth=1.2)
-    title = f"Accuracy by class, {NAMES[evaluation.split]} rows (dotted: all of them, {right.mean():.1%})"
+    title = f"Accuracy by class, {SPLIT_NAMES[evaluation.split]} rows (dotted: all of them, {right.mean():.1%})"
     axes.set(xlabel="accuracy, with 95 % interval", xlim=(0, 1.02), title=title)
     return figure
 
 
 def _errors(counts: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """How far the 95 % intervals of shares reach below and above them: 2 x N."""
+    """How far the 95 % intervals of the shares ``counts / rows``, N, reach below and above them: 2 x N."""
     ends = np.array([interval_of_share(int(count), int(n)) for count, n in zip(counts, rows, strict=True)])
     errors: np.ndarray[Any, Any] = np.abs(ends.T - counts / rows)
     return errors
 
 
 def _probabilities(model: CourseModel, evaluation: Evaluation) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Targets and probabilities of class 1, N each."""
     return evaluation.targets.numpy(), model.predictions(evaluation.outputs).numpy()
 
 
@@ -168,17 +180,17 @@ def _unit_square(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def _of_one_class(axes: Axes, data: CourseData, targets: np.ndarray[Any, Any]) -> bool:
-    """Whether there is nothing to tell apart; the figure then says so."""
-    there = np.unique(targets)
-    if len(there) == 1:
-        axes.text(0.5, 0.5, f"every row is of class {data.rows.classes[there[0]]}", ha="center")
-    return len(there) == 1
+    """Whether all rows are of one class, and there is no curve; the figure then says so."""
+    classes = np.unique(targets)
+    if len(classes) == 1:
+        axes.text(0.5, 0.5, f"every row is of class {data.rows.classes[classes[0]]}", ha="center")
+    return len(classes) == 1
 
 
 def roc_curve(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
     """True against false positive rate over all thresholds, with the area under the curve."""
     targets, probabilities = _probabilities(model, evaluation)
-    title = f"ROC, {NAMES[evaluation.split]} rows"
+    title = f"ROC, {SPLIT_NAMES[evaluation.split]} rows"
     figure, axes = _unit_square(title, "false positive rate", "true positive rate (sensitivity)")
     if _of_one_class(axes, data, targets):
         return figure
@@ -192,24 +204,27 @@ def roc_curve(model: CourseModel, data: CourseData, evaluation: Evaluation) -> F
 def precision_recall_curve(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
     """Precision against recall over all thresholds, with the average precision."""
     targets, probabilities = _probabilities(model, evaluation)
-    figure, axes = _unit_square(f"Precision and recall, {NAMES[evaluation.split]} rows", "recall", "precision")
+    figure, axes = _unit_square(f"Precision and recall, {SPLIT_NAMES[evaluation.split]} rows", "recall", "precision")
     if _of_one_class(axes, data, targets):
         return figure
     precision, recall, _ = metrics.precision_recall_curve(targets, probabilities)
-    found = recall > 0  # before the first right one there is no precision to speak of, and the last point is made up
+    defined = recall > 0  # scikit-learn adds a last point with recall 0 and precision 1, which no threshold gives
     share = targets.mean()
     axes.axhline(share, linestyle=":", color="grey", label=f"chance: share of {data.rows.classes[1]}, {share:.2f}")
     average = metrics.average_precision_score(targets, probabilities)
     label = f"average precision {average:.3f}"
-    axes.step(recall[found], precision[found], where="post", color=COLOURS["train"], label=label)
+    axes.step(recall[defined], precision[defined], where="post", color=COLOURS["train"], label=label)
     axes.legend(loc="lower left")
     return figure
 
 
 def calibration_curve(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
-    """Share of the positive class among rows of about the same predicted probability (fifths of the rows)."""
+    """Observed share of class 1 in each fifth of the rows, by predicted probability, with its 95 % interval.
+
+    scikit-learn's ``calibration_curve`` does not give the numbers of rows, which the intervals need.
+    """
     targets, probabilities = _probabilities(model, evaluation)
-    title, positive = f"Calibration, {NAMES[evaluation.split]} rows", data.rows.classes[1]
+    title, positive = f"Calibration, {SPLIT_NAMES[evaluation.split]} rows", data.rows.classes[1]
     figure, axes = _unit_square(title, f"predicted probability of {positive}", f"observed share of {positive}")
     axes.plot([0, 1], [0, 1], ":", color="grey", label="perfect")
     groups = np.array_split(np.argsort(probabilities), min(5, len(targets)))

@@ -1,32 +1,37 @@
 """Class names of any script in figures."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from functools import cache, wraps
+from typing import TYPE_CHECKING
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager, get_font
 from matplotlib.text import Text
 
-from dlcourse.data.datamodule import CourseData
-from dlcourse.evaluation.evaluation import Evaluation
-from dlcourse.models.base import CourseModel
+if TYPE_CHECKING:
+    from dlcourse.data.datamodule import CourseData
+    from dlcourse.evaluation.evaluation import Evaluation
+    from dlcourse.models.base import CourseModel
+
+    FigureFunction = Callable[[CourseModel, CourseData, Evaluation], Figure]
 
 log = logging.getLogger(__name__)
-
-FigureFunction = Callable[[CourseModel, CourseData, Evaluation], Figure]
-
 
 LONGEST = 20
 """Characters of a class name that a figure has room for."""
 
 
 def legible(figures: Mapping[str, FigureFunction]) -> dict[str, FigureFunction]:
-    """The same figures with class names that can be read, whatever they are: in fonts that have every character of
-    them, or as numbers where there are none; and cut off where they are long.
+    """The same figures, with class names that can be read in any script.
+
+    They are drawn in fonts that have all their characters, or replaced by numbers where this machine has no such font.
+    Names longer than `LONGEST` characters are cut off.
     """
     return {name: _legible(draw) for name, draw in figures.items()}
 
@@ -53,21 +58,21 @@ def _legible(draw: FigureFunction) -> FigureFunction:
 
 @cache
 def families_for(names: tuple[str, ...]) -> list[str] | None:
-    """Font families that have every character of the names between them, matplotlib's usual one first.
+    """Font families that together have every character of the names, matplotlib's default first.
 
-    None, and a warning, where this machine has no such font.
+    None where this machine has no such font, which is logged as a warning once for these names.
     """
     wanted = {ord(character) for name in names for character in name}
-    usual: list[str] = list(rcParams["font.family"])
+    default: list[str] = list(rcParams["font.family"])
     missing = wanted - set(get_font(findfont(FontProperties())).get_charmap())
     if not missing:
-        return usual
+        return default
     plain = [
         each for each in fontManager.ttflist if each.style == "normal" and each.weight in (400, "normal", "regular")
     ]
     for font in sorted(plain, key=lambda each: ("Sans" not in each.name, each.name)):
         if missing <= _characters(font):
-            return [*usual, font.name]
+            return [*default, font.name]
     numbered = ", ".join(f"{number} {name}" for number, name in enumerate(names, start=1))
     log.warning(
         "no font of this machine has every character of the class names; in figures they are numbered: %s", numbered
@@ -78,5 +83,5 @@ def families_for(names: tuple[str, ...]) -> list[str] | None:
 def _characters(font: FontEntry) -> set[int]:
     try:
         return set(get_font(font.fname).get_charmap())
-    except (OSError, RuntimeError):  # matplotlib's list may be older than the fonts that are there
+    except (OSError, RuntimeError):  # matplotlib's list may name fonts that were removed since
         return set()

@@ -37,12 +37,12 @@ def answer_questions(run: Run, fitted: Fitted) -> dict[str, float]:
     """The model's predictions for what the data ask, by the input; logged as ``answer/<input>``."""
     answers: dict[str, float] = {}
     with run.attempt("answers"):
-        questions = fitted.data.questions()  # K x shape
-        if questions is not None:
+        queries = fitted.data.queries()  # K x shape
+        if queries is not None:
             with torch.no_grad():
-                outputs = fitted.model.cpu().eval()(questions)
-            predictions = fitted.model.predictions(outputs).view(len(questions), -1)  # K x columns
-            pairs = zip(questions, predictions, strict=True)
+                outputs = fitted.model.cpu().eval()(queries)
+            predictions = fitted.model.predictions(outputs).view(len(queries), -1)  # K x columns
+            pairs = zip(queries, predictions, strict=True)
             answers = {f"{float(question[0]):g}": float(prediction[0]) for question, prediction in pairs}
     # 1e+06 is no name for MLflow, 1e06 is one.
     run.log_metrics({f"answer/{question.replace('+', '')}": answer for question, answer in answers.items()})

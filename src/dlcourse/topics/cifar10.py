@@ -16,7 +16,7 @@ from dlcourse.topics import Topic
 
 
 class CIFAR10Data(ImageData):
-    """50,000 training and 10,000 test images, 3 x 32 x 32; of the sample 2,500 and 500."""
+    """50,000 training and 10,000 test images, 3 x 32 x 32; the sample has 2,500 and 500."""
 
     set_name = "cifar10"
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -26,18 +26,18 @@ class CIFAR10Data(ImageData):
 
         archives = {CIFAR10.filename: Archive((CIFAR10.url,), CIFAR10.tgz_md5)}
         images = {}
-        for split, found in from_torchvision(CIFAR10, folder, archives).items():
-            images[f"{split}_images"] = torch.from_numpy(found.data).permute(0, 3, 1, 2)
-            images[f"{split}_labels"] = torch.tensor(found.targets, dtype=torch.uint8)
+        for split, dataset in from_torchvision(CIFAR10, folder, archives).items():
+            images[f"{split}_images"] = torch.from_numpy(dataset.data).permute(0, 3, 1, 2)  # N x C x H x W
+            images[f"{split}_labels"] = torch.tensor(dataset.targets, dtype=torch.uint8)
         return images
 
 
 class CIFAR10Network(ImageClassifier):
-    """Images to ten classes.
+    """Images, N x 3 x 32 x 32, to logits, N x 10.
 
     Args:
         network: A compact convolutional network, or torchvision's ResNet-18 (He et al. 2016) with a first layer for
-            small images: 3 x 3 pixels, no stride, no pooling.
+            small images: a 3 x 3 convolution without stride and pooling.
         widths: Channels of the convolutional network's three blocks.
     """
 
@@ -57,7 +57,7 @@ class CIFAR10Network(ImageClassifier):
 
 
 def resnet18(shape: list[int], outputs: int) -> nn.Module:
-    """ResNet-18 of torchvision, from random weights, that keeps small images as large as they are."""
+    """Torchvision's ResNet-18 with random weights, whose first layer does not reduce height and width."""
     from torchvision.models import resnet18 as for_large_images
 
     network: nn.Module = for_large_images(num_classes=outputs)

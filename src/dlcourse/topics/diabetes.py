@@ -1,4 +1,4 @@
-"""Diabetes: two classes from eight measurements, where a network has to earn its place beside logistic regression."""
+"""Diabetes: two classes from eight measurements. A network has to do better here than logistic regression."""
 
 import gzip
 import tempfile
@@ -7,11 +7,12 @@ from typing import Any, Literal
 from urllib.error import URLError
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.datasets import fetch_openml, load_diabetes
 from torch import nn
 
-from dlcourse.data import bundled as datasets
+from dlcourse.data import bundled
 from dlcourse.data.datamodule import CourseData, data_folder
 from dlcourse.data.downloads import answers_within, whole_file
 from dlcourse.data.rows import Rows
@@ -27,21 +28,22 @@ FEATURES = (
     "pregnancies", "glucose", "blood pressure", "skin thickness", "insulin", "body mass index", "pedigree", "age",
 )  # fmt: skip
 CLASSES = ("not diabetic", "diabetic")
-COURSE_FILE = datasets.FOLDER / "diabetes.csv.gz"
+COURSE_FILE = bundled.FOLDER / "diabetes.csv.gz"
 
 
 class DiabetesData(CourseData):
-    """Eight measurements a row, and whether the woman was diabetic: class 1 in every source.
+    """Eight measurements of a woman in each row. Class 1 is "diabetic", in every source.
 
     The course's file comes with the package: ``data/diabetes.csv.gz`` of hunkim/PyTorchZeroToAll (commit e5a260f),
     unchanged, with SHA-256 398214d0f6b7f4a722f598d8e424f28bc078abbd16ebdeea0f8e264492325aa4. Its label is inverted:
-    1 is "not diabetic". It is turned round here, so that 263 of the 759 women are diabetic.
+    1 is "not diabetic". It is inverted back here, so that 263 of the 759 women are diabetic.
 
     Args:
-        source: course is the course's file, 759 rows scaled to [-1, 1]; pima the same study from OpenML, 768 rows as
-            measured; bundled scikit-learn's own diabetes set, 442 rows, with its target above the median; file is
-            --data.file. auto is file where one is named, else course.
-        file: A CSV file of one's own: numbers, the label (two values) in the last column.
+        source: course is the course's file, 759 rows scaled to [-1, 1]; pima is the same study from OpenML, 768 rows as
+            measured; bundled is scikit-learn's own diabetes set, 442 rows, with the classes below and above the median
+            of its target; file is --data.file. auto is file where one is named, else course.
+        file: A CSV file of your own: numbers, with the label in the last column. The larger of its two values is class
+            1. A first line may name the columns.
     """
 
     def __init__(
@@ -57,15 +59,15 @@ class DiabetesData(CourseData):
         if (source == "file") != (file is not None):
             raise SettingsError("--data.source file and --data.file PATH go together: give both or neither")
         self.source, self.file = source, Path(file).expanduser().absolute() if file else None
-        # What was meant, by auto and seen from here, is part of the run, wherever it is carried on.
+        # The run keeps what auto and a relative path stand for: it may be resumed from another folder.
         self.hparams["source"], self.hparams["file"] = source, str(self.file) if file else None
 
     def prepare_data(self) -> None:
         if self.source == "pima":
             try:
                 read_table(self._pima_file())
-            except CourseError:  # it is not there, or damaged
-                _keep(_fetch_pima(), self._pima_file())
+            except CourseError:  # missing or damaged
+                _write(_fetch_pima(), self._pima_file())
 
     def load(self) -> Rows:
         if self.source == "bundled":
@@ -74,13 +76,13 @@ class DiabetesData(CourseData):
             classes = ("progression below the median", "progression above the median")
             return _rows(content.data, above, "scikit-learn's diabetes", tuple(content.feature_names), classes)
         if self.file:
-            return _rows_of_own(self.file)
+            return _rows_of_file(self.file)
         path = COURSE_FILE if self.source == "course" else self._pima_file()
-        values = read_table(path, columns=len(FEATURES) + 1).values
+        values = read_table(path, columns=len(FEATURES) + 1).to_numpy()  # N x 9, the label last
         low, high = two_classes(path, values[:, -1])
         if self.source == "pima":
             return _rows(values[:, :-1], values[:, -1] == high, PIMA, FEATURES, CLASSES)
-        # Inverted: there 1 is "not diabetic".
+        # In the course's file 1 is "not diabetic".
         return _rows(values[:, :-1], values[:, -1] == low, "the course's diabetes.csv.gz", FEATURES, CLASSES)
 
     @staticmethod
@@ -90,16 +92,16 @@ class DiabetesData(CourseData):
 
 PIMA = "OpenML's diabetes (Pima), data set 37"
 PATIENCE_WITH_OPENML = 15.0
-"""Seconds for each answer."""
+"""Seconds to wait for each response."""
 
 
 def _fetch_pima() -> bytes:
-    """OpenML's data set 37, checked against its checksum, as a gzip-compressed CSV file; class 1 is diabetic.
+    """Download OpenML's data set 37, checked by its checksum, as a gzip-compressed CSV file; label 1 is diabetic.
 
     Raises:
-        CourseError: It cannot be had, or is not what it should be.
+        CourseError: It cannot be downloaded, or is another data set than it was.
     """
-    # What comes is kept in a folder of its own: scikit-learn leaves what was cut off in its cache.
+    # Not in scikit-learn's own cache, where it would leave incomplete downloads.
     try:
         with answers_within(PATIENCE_WITH_OPENML), tempfile.TemporaryDirectory() as folder:
             inputs, labels = fetch_openml(
@@ -107,49 +109,46 @@ def _fetch_pima() -> bytes:
             )
         if inputs.shape[1] != len(FEATURES) or set(labels) != {"tested_negative", "tested_positive"}:
             raise ValueError("it is another data set than it was")
-    except Exception as error:  # no network, a cut connection, a wrong checksum: each raises its own kind
+    except Exception as error:  # no network, a lost connection, a wrong checksum: each raises another type
         raise CourseError(
-            f"{PIMA}, cannot be had ({_reason(error)}): take --data.source course, which comes with the package, or "
+            f"{PIMA}, is not available ({_reason(error)}): take --data.source course, which comes with the package, or "
             "bundled (scikit-learn's), or --data.file with a CSV file of your own"
         ) from error
-    lines = [",".join([*FEATURES, "diabetic"])]
-    for row, label in zip(inputs.tolist(), labels, strict=True):
-        lines.append(",".join([*map(repr, row), "1" if label == "tested_positive" else "0"]))
-    return gzip.compress("\n".join([*lines, ""]).encode(), mtime=0)
+    frame = pd.DataFrame(inputs, columns=FEATURES).assign(diabetic=(labels == "tested_positive").astype(int))
+    return gzip.compress(frame.to_csv(index=False).encode())
 
 
 def _reason(error: Exception) -> str:
-    if "md5" in str(error):
-        return "it was cut off or damaged on its way: its checksum is wrong"
-    said = one_line(error.reason if type(error) is URLError else error)[:120] or type(error).__name__
-    return said if isinstance(error, OSError) else f"OpenML's answer cannot be used: {said}"
+    message = one_line(error.reason if type(error) is URLError else error)[:120] or type(error).__name__
+    return message if isinstance(error, OSError) else f"OpenML's response cannot be used: {message}"
 
 
-def _keep(content: bytes, place: Path) -> None:
+def _write(content: bytes, path: Path) -> None:
     try:
-        with whole_file(place) as partial:
+        with whole_file(path) as partial:
             partial.write_bytes(content)
     except OSError as error:
         raise CourseError(
-            f"{place} cannot be written ({error.strerror}): make room, or set DLCOURSE_DATA_DIR to another folder"
+            f"{path} cannot be written ({error.strerror}): make room, or set DLCOURSE_DATA_DIR to another folder"
         ) from error
 
 
-def _rows_of_own(path: Path) -> Rows:
+def _rows_of_file(path: Path) -> Rows:
     """The rows of --data.file. The larger label is class 1."""
     table = read_table(path)
-    low, high = two_classes(path, table.values[:, -1])
-    names = table.names or (*(f"column {place}" for place in range(1, table.values.shape[1])), "label")
+    names, values = tuple(table), table.to_numpy()
+    low, high = two_classes(path, values[:, -1])
     classes = (f"{names[-1]} {low:g}", f"{names[-1]} {high:g}")
-    return _rows(table.values[:, :-1], table.values[:, -1] == high, str(path), names[:-1], classes)
+    return _rows(values[:, :-1], values[:, -1] == high, str(path), names[:-1], classes)
 
 
 def _rows(
-    inputs: np.ndarray[Any, Any], positive: np.ndarray[Any, Any], source: str, features: tuple[str, ...],
+    inputs: np.ndarray[Any, Any], is_class_1: np.ndarray[Any, Any], source: str, names: tuple[str, ...],
     classes: tuple[str, str],
 ) -> Rows:  # fmt: skip
-    targets = torch.from_numpy(positive.astype(np.int64))
-    return Rows(torch.from_numpy(inputs).float(), targets, source, features, classes=classes)
+    """Inputs are N x features in float64, the classes N truth values."""
+    targets = torch.from_numpy(is_class_1.astype(np.int64))
+    return Rows(torch.tensor(inputs, dtype=torch.float32), targets, source, names, classes=classes)
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -169,8 +168,8 @@ class DiabetesNetwork(BinaryClassifier):
 
     Args:
         hidden: Units of each hidden layer.
-        activation: What each hidden layer ends in. The output's sigmoid is part of the loss.
-        dropout: Share of hidden units left out at random in training.
+        activation: Activation function of the hidden layers. The output's sigmoid is part of the loss.
+        dropout: Probability that a hidden unit is set to 0 in a training step.
     """
 
     def __init__(

@@ -1,5 +1,6 @@
 """FashionMNIST: ten kinds of clothes in 28 x 28 grey pixels (Xiao, Rasul and Vollgraf 2017)."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from dlcourse.topics import Topic
 
 
 class FashionMNISTData(ImageData):
-    """60,000 training and 10,000 test images, 1 x 28 x 28; of the sample 5,000 and 1,000."""
+    """60,000 training and 10,000 test images, 1 x 28 x 28; the sample has 5,000 and 1,000."""
 
     set_name = "fashion-mnist"
     classes = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -29,14 +30,14 @@ class FashionMNISTData(ImageData):
             for name, md5 in FashionMNIST.resources
         }
         images = {}
-        for split, found in from_torchvision(FashionMNIST, folder, archives).items():
-            images[f"{split}_images"] = found.data[:, None]
-            images[f"{split}_labels"] = found.targets.to(torch.uint8)
+        for split, dataset in from_torchvision(FashionMNIST, folder, archives).items():
+            images[f"{split}_images"] = dataset.data[:, None]  # N x 28 x 28 to N x 1 x 28 x 28
+            images[f"{split}_labels"] = dataset.targets.to(torch.uint8)
         return images
 
 
 class FashionMNISTNetwork(ImageClassifier):
-    """Images to ten classes.
+    """Images, N x 1 x 28 x 28, to logits, N x 10.
 
     Args:
         network: A compact convolutional network, or one of two fully connected layers without bias (mlp).
@@ -56,9 +57,11 @@ class FashionMNISTNetwork(ImageClassifier):
     ) -> None:
         super().__init__(shape, outputs, **settings)
         if network == "mlp":
-            pixels = shape[0] * shape[1] * shape[2]
             self.network = nn.Sequential(
-                nn.Flatten(), nn.Linear(pixels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, outputs, bias=False)
+                nn.Flatten(),
+                nn.Linear(math.prod(shape), hidden, bias=False),
+                nn.ReLU(),
+                nn.Linear(hidden, outputs, bias=False),
             )
         else:
             self.network = ConvolutionalNetwork(shape, outputs, widths=widths, whitening_size=3)

@@ -1,4 +1,4 @@
-"""Gradient descent: one, two or three weights, and every step of the way down."""
+"""Gradient descent on one, two or three weights, with every step recorded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +24,14 @@ from dlcourse.topics import Topic
 
 
 class DescentData(CourseData):
-    """A handful of points, every one a training row, or nothing at all.
+    """A few points, or none where the loss depends on the weights alone.
 
     Args:
-        source: doubled are three points of y = 2 x; line 50 of y = 3 x + 0.8; nothing is for functions of the weights
-            alone; pushes are for the saddle: four opposite ones, so that all of them together push nowhere.
-        shuffle: Deal the rows in another order each epoch, not always in their own.
-        ask: Values of x whose y the run answers.
+        source: doubled is three points of y = 2 x; line is 50 points of y = 3 x + 0.8; nothing is for functions of the
+            weights alone; pushes is for the saddle: four gradients that add up to 0, so that only the noise of small
+            batches leaves it.
+        shuffle: Shuffle the rows each epoch, instead of visiting them in order.
+        ask: Values of x for which the run reports y. null is 4 for doubled, and none for the others.
     """
 
     def __init__(
@@ -60,13 +61,16 @@ class DescentData(CourseData):
     def train_order(self) -> Sampler[int]:
         return super().train_order() if self.shuffle else SequentialSampler(self.splits["train"])
 
-    def questions(self) -> Tensor | None:
+    def queries(self) -> Tensor | None:
         return torch.tensor(self.ask)[:, None] if self.ask else None
 
 
 @dataclass(frozen=True)
 class Formula:
-    """A function of x, N x columns, and of named weights, that gives N x 1."""
+    """A function of x, N x columns, and of named weights, with values N x 1.
+
+    ``source`` names the data that it goes with, and ``lowest`` its global minimum where it has others.
+    """
 
     names: tuple[str, ...]
     value: Callable[..., Tensor]
@@ -79,7 +83,7 @@ FORMULAS = {
     "line": Formula(("w", "b"), lambda x, w, b: w * x + b),
     "quadratic": Formula(("w1", "w2", "b"), lambda x, w1, w2, b: w1 * x**2 + w2 * x + b),
     "theta-squared": Formula(("theta",), lambda x, theta: theta**2 + 0 * x, ("nothing",)),
-    # A local minimum of 0.2941 at 0.9601, and the global one of -0.3054 at -1.0356.
+    # It has a local minimum of 0.2941 at 0.9601, and the global minimum of -0.3054 at -1.0356.
     "two-minima": Formula(
         ("theta",), lambda x, theta: (theta**2 - 1) ** 2 + 0.3 * theta + 0 * x, ("nothing",), lowest=-0.305428
     ),
@@ -88,7 +92,7 @@ FORMULAS = {
 
 
 class FormulaNetwork(nn.Module):
-    """A formula whose weights are parameters, at random from a normal distribution."""
+    """A formula whose weights are parameters, each drawn from the standard normal distribution."""
 
     def __init__(self, formula: Formula) -> None:
         super().__init__()
@@ -101,11 +105,11 @@ class FormulaNetwork(nn.Module):
 
 
 class Descent(TrajectoryModel):
-    """A formula in x whose squared error is minimised, or a function of the weights that is itself minimised.
+    """A formula in x whose squared error is minimised, or a function of the weights whose value is minimised.
 
     Args:
         formula: proportional is y = w x; line y = w x + b; quadratic y = w1 x² + w2 x + b; linear-layer the line as
-            torch's own layer; theta-squared J = theta²; saddle z = x² - y²; two-minima J = (theta² - 1)² + 0.3 theta.
+            ``nn.Linear``; theta-squared J = theta²; saddle z = x² - y²; two-minima J = (theta² - 1)² + 0.3 theta.
     """
 
     lower_is_better = frozenset({"loss", "mse"})
@@ -123,12 +127,12 @@ class Descent(TrajectoryModel):
         self.has_targets = outputs > 0
         self.primary_metric = "mse" if self.has_targets else "loss"
         super().__init__(shape, outputs, **settings)
-        known = FORMULAS.get(formula, FORMULAS["line"])
-        wanted = 2 if known.source == ("pushes",) else 1
-        if shape[0] != wanted or self.has_targets != (known.source == ("doubled", "line")):
-            raise SettingsError(f"--model.formula {formula} goes with --data.source {' or '.join(known.source)}")
-        self.lowest = known.lowest
-        self.begin(nn.Linear(1, 1) if formula == "linear-layer" else FormulaNetwork(known))
+        function = FORMULAS.get(formula, FORMULAS["line"])  # linear-layer goes with the data of line
+        columns = 2 if function.source == ("pushes",) else 1
+        if shape[0] != columns or self.has_targets != (function.source == ("doubled", "line")):
+            raise SettingsError(f"--model.formula {formula} goes with --data.source {' or '.join(function.source)}")
+        self.lowest = function.lowest
+        self.begin(nn.Linear(1, 1) if formula == "linear-layer" else FormulaNetwork(function))
 
     def metrics(self) -> dict[str, Any]:
         return {"mse": MeanSquaredError()} if self.has_targets else {}
@@ -144,7 +148,7 @@ class Descent(TrajectoryModel):
 
 
 def points_and_curve(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure | None:
-    """The points, and what was fitted to them; None where there are no points."""
+    """The points with the fitted formula and the least-squares line; None where there are no points."""
     if not data.rows.targets.numel():
         return None
     lines: dict[str, Callable[[Tensor], Tensor]] = {"fitted by gradient descent": model}

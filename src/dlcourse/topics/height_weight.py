@@ -1,4 +1,4 @@
-"""Height and weight: a straight line through points, by gradient descent."""
+"""Height and weight: linear regression with one feature, by gradient descent."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -24,13 +24,13 @@ INTERCEPT_OF_MAKE_REGRESSION = 1.5
 
 
 class HeightWeightData(CourseData):
-    """One height a row, and the weight that goes with it.
+    """A height and a weight in each row.
 
     Args:
         source: make_regression is 100 points about a known line, from scikit-learn; table is the course's five rows in
             centimetres and kilograms.
-        ask: Heights whose weights the run answers, in the source's unit; without any, table answers its own open
-            question, 176 cm.
+        ask: Heights, in the source's unit, for which the run reports the predicted weight. null is the course's own
+            question, 176 cm, for table, and none for make_regression.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class HeightWeightData(CourseData):
             ("weight",),
         )
 
-    def questions(self) -> Tensor | None:
+    def queries(self) -> Tensor | None:
         return torch.tensor(self.ask)[:, None] if self.ask else None
 
 
@@ -70,7 +70,7 @@ class Line(Regressor):
 
 
 def fitted_line(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
-    """The points with the fitted line, the least-squares line and, where it is known, the true one."""
+    """The points with the fitted line, the least-squares line of the training rows and, where known, the true one."""
     train = data.rows.inputs[data.splits["train"]], data.rows.targets[data.splits["train"]]
     lines: dict[str, Callable[[Tensor], Tensor]] = {
         "fitted by gradient descent": model,

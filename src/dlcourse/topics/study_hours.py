@@ -1,4 +1,4 @@
-"""Study hours: logistic regression on three points, and the hours from which passing is likelier than failing."""
+"""Study hours: logistic regression on three points, and the hours at which passing has probability one half."""
 
 from typing import Any
 
@@ -20,10 +20,10 @@ from dlcourse.topics import Topic
 
 
 class StudyHoursData(CourseData):
-    """Hours of study, and whether the examination was passed: after 1 and 2 hours it was not, after 3 it was.
+    """Hours of study, and whether the examination was passed: not after 1 and 2 hours, but after 3.
 
     Args:
-        ask: Hours for which the run gives the probability of passing.
+        ask: Hours for which the run reports the probability of passing.
     """
 
     def __init__(self, *, ask: list[float] = [4.0], **settings: Any) -> None:  # noqa: B006  # read by jsonargparse
@@ -36,7 +36,7 @@ class StudyHoursData(CourseData):
             hours, passed, "the course's three points", ("hours",), ("probability of passing",), ("fail", "pass")
         )
 
-    def questions(self) -> Tensor | None:
+    def queries(self) -> Tensor | None:
         return torch.tensor(self.ask)[:, None] if self.ask else None
 
 
@@ -50,7 +50,7 @@ class StudyHours(TrajectoryModel, BinaryClassifier):
 
 def probability_curve(model: StudyHours, data: CourseData, evaluation: Evaluation) -> Figure:
     """P(pass) from 0 to 10 hours, with the hours at which it is one half."""
-    hours = torch.from_numpy(np.linspace(0, 10, 401)).float()[:, None]
+    hours = torch.from_numpy(np.linspace(0, 10, 401)).float()[:, None]  # 401 x 1
     with torch.no_grad():
         probabilities = model.predictions(model(hours))
     w, b = model.path[-1]

@@ -1,12 +1,7 @@
-"""The store, the run, and what is written to it and when.
-
-The store is an MLflow tracking store: SQLite and files under ``mlruns/`` unless ``MLFLOW_TRACKING_URI`` names another.
-Everything goes through an `MlflowClient` of its own: MLflow's global state (active run, tracking URI) is left alone.
-"""
+"""What a run notes of where it runs: machine, packages, command line, user and commit."""
 
 import getpass
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shlex
@@ -19,19 +14,19 @@ from dlcourse.errors import without_password
 
 
 def environment() -> str:
-    """Machine and packages, a line each."""
+    """Machine, Python and packages, a line each; pip can install from it."""
     packages = {}
     for each in importlib.metadata.distributions():
-        with suppress(OSError, KeyError):  # an installation that was broken off has no METADATA, or no name in it
+        with suppress(OSError, KeyError):  # an installation that was cut off has no METADATA, or no name in it
             if name := each.metadata["Name"]:
                 packages[name] = each.version
-    machine = [f"# {platform.platform()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores"]
-    machine += [f"# Python {platform.python_version()}"]
-    return "\n".join(machine + [f"{name}=={packages[name]}" for name in sorted(packages, key=str.lower)]) + "\n"
+    machine = f"# {platform.platform()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    lines = [f"{name}=={packages[name]}" for name in sorted(packages, key=str.lower)]
+    return "\n".join([machine, f"# Python {platform.python_version()}", *lines]) + "\n"
 
 
 def command_line() -> str:
-    """The command line, to be typed again."""
+    """The command line of this process, quoted for a shell, without the store's password."""
     if not sys.argv or not sys.argv[0]:
         return "python"
     program = Path(sys.argv[0])
@@ -40,14 +35,18 @@ def command_line() -> str:
 
 
 def user_name() -> str:
+    """The user's name; "unknown" where the user id has none, as in some containers."""
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # no name for this user id, as in some containers
+    except (OSError, KeyError):
         return "unknown"
 
 
 def git_commit() -> dict[str, str]:
-    """Commit of the current folder's repository and whether files differ from it; nothing outside a repository."""
+    """Tags with the commit of the current folder's repository and whether files differ from it.
+
+    Empty outside a repository, or without git.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,8 +1,4 @@
-"""The store, the run, and what is written to it and when.
-
-The store is an MLflow tracking store: SQLite and files under ``mlruns/`` unless ``MLFLOW_TRACKING_URI`` names another.
-Everything goes through an `MlflowClient` of its own: MLflow's global state (active run, tracking URI) is left alone.
-"""
+"""Signals that end a run in order: Ctrl-C, SIGTERM and a closed terminal raise `Interrupted` in the main thread."""
 
 import signal
 import threading
@@ -18,21 +14,21 @@ from dlcourse.errors import Interrupted
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and a terminal that is closed into `Interrupted`, where signals can be had: the main thread.
+    """Let SIGINT, SIGTERM and SIGHUP raise `Interrupted` within; the handlers from before are put back.
 
-    Under `nohup` the terminal may be closed.
+    Python lets only the main thread set handlers: in any other one nothing changes. Nor does it for a SIGHUP that is
+    ignored, as under `nohup`.
     """
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        asked.append(signal.SIGHUP)
-    before = {signum: signal.signal(signum, interrupt) for signum in asked}
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # Windows has none
+            signals.append(signal.SIGHUP)
+        before = {signum: signal.signal(signum, interrupt) for signum in signals}
     try:
         yield
     finally:
@@ -41,14 +37,14 @@ def interruptible() -> Iterator[None]:
 
 
 class OwnSignals(Callback):
-    """Answer SIGTERM during a training as before it.
+    """Keeps the handler of SIGTERM from before the fit.
 
-    Lightning's own answer begins with a message to the other processes of a training, and waits until they take it.
+    Lightning's own first sends a message to the other processes of a training, and waits until they receive it.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.answer = signal.getsignal(signal.SIGTERM)
+        self.handler = signal.getsignal(signal.SIGTERM)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self.answer)
+            signal.signal(signal.SIGTERM, self.handler)

@@ -1,8 +1,4 @@
-"""The store, the run, and what is written to it and when.
-
-The store is an MLflow tracking store: SQLite and files under ``mlruns/`` unless ``MLFLOW_TRACKING_URI`` names another.
-Everything goes through an `MlflowClient` of its own: MLflow's global state (active run, tracking URI) is left alone.
-"""
+"""What Lightning logs, written to a `Run`; and a run's curves in its checkpoints."""
 
 from typing import Any
 
@@ -15,7 +11,7 @@ from dlcourse.tracking.run import Run
 
 
 class RunLogger(Logger):
-    """Lightning's metrics, to a `Run`, with the epoch as their step."""
+    """Writes Lightning's metrics to a `Run`, each name after ``prefix``, with the epoch as the step."""
 
     def __init__(self, run: Run, prefix: str = "") -> None:
         super().__init__()
@@ -36,18 +32,18 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The run has every setting already."""
+        """Nothing: the run has every setting already."""
 
 
 class Curve(Callback):
-    """Keep the run's curve in its checkpoints, so that a run resumed from one starts with all of it."""
+    """Saves the run's curves in its checkpoints; a run that is resumed from one logs them again as its own."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         curve = {name: list(points) for name, points in self.run.history.items()}
-        # Lightning hands this epoch's last metrics to the logger only after the checkpoint is saved.
+        # The logger gets this epoch's last metrics only after the checkpoint is saved.
         for name, value in trainer.callback_metrics.items():
             points = curve.setdefault(name, [])
             if not points or points[-1][0] < trainer.current_epoch:

@@ -1,8 +1,4 @@
-"""The store, the run, and what is written to it and when.
-
-The store is an MLflow tracking store: SQLite and files under ``mlruns/`` unless ``MLFLOW_TRACKING_URI`` names another.
-Everything goes through an `MlflowClient` of its own: MLflow's global state (active run, tracking URI) is left alone.
-"""
+"""A run and its only writer: a store that cannot be written stops no training, and a run that began ends."""
 
 import json
 import logging
@@ -11,21 +7,21 @@ import shutil
 import tempfile
 import time
 import traceback
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import mlflow.entities as mlflow
+from mlflow import entities
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from dlcourse.data.rows import Split
 from dlcourse.errors import CourseError, Interrupted, is_foreign, one_line, without_password
+from dlcourse.tracking.environment import environment
 from dlcourse.tracking.interrupts import interruptible
 
 if TYPE_CHECKING:
@@ -33,74 +29,94 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LIMIT = {"metrics": 1000, "params": 100, "tags": 100}
+# What MLflow takes in one request.
+BATCH_SIZES = {"tags": 100, "params": 100, "metrics": 1000}
+# A write takes milliseconds, however little it holds: epochs shorter than this share one.
 SECONDS_BETWEEN_WRITES = 1.0
-"""Epochs shorter than this share a write: a write takes milliseconds however little it holds."""
-SECONDS_BETWEEN_TRIES = 30.0
-"""How long a store that could not be written is left alone while a training goes on."""
+# While a store cannot be written, each further try may wait for a time-out.
+SECONDS_BETWEEN_RETRIES = 30.0
+# MLflow takes 8000 characters, servers of older versions 5000.
+MAX_TAG_LENGTH = 5000
 
-
-def reason(error: BaseException) -> str:
-    """What went wrong, as short as can be: libraries wrap what the system said, some of them several times."""
-    while not isinstance(error, CourseError):
-        wraps = type(error).__module__.partition(".")[0] in ("mlflow", "requests", "urllib3")
-        cause = error.__cause__ or (error.__context__ if wraps else None)
-        if cause is None:
-            break
-        error = cause
-    said = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
-    return one_line(said if isinstance(error, CourseError) else f"{type(error).__name__}: {said}")[:300]
-
-
+# MLflow's names of the splits.
+CONTEXTS: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
 WAITING = "settings, curves and tags"
-"""What is lost where the store cannot be written."""
+"""The key of `Run.lost` while the store cannot be written."""
 TRACEBACK = "traceback.txt"
 
 
+def reason(error: BaseException) -> str:
+    """The first cause of an error in one line: libraries wrap the system's error, some of them several times."""
+    while not isinstance(error, CourseError):
+        is_wrapper = type(error).__module__.partition(".")[0] in ("mlflow", "requests", "urllib3")
+        cause = error.__cause__ or (error.__context__ if is_wrapper else None)
+        if cause is None:
+            break
+        error = cause
+    text = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+    return one_line(text if isinstance(error, CourseError) else f"{type(error).__name__}: {text}")[:300]
+
+
 class Run:
-    """One run, and its only writer.
+    """One run of a store, used as a context: leaving it marks the run FINISHED, FAILED or KILLED.
 
-    A store that cannot be written does not end a training: what it should have had waits, and is sent when it can be.
-    ``lost`` has what is not in the store, with the reason.
+    Nothing that the store refuses or cannot take raises: it is in ``lost``, with the reason, and the training goes on.
+    While the store cannot be written, entries wait and are sent once it can be.
 
-    ``folder`` is where the run's files are put together: its artifact folder itself where that is on this disk, else
-    a temporary one that is sent off when the run ends. ``history`` has every metric logged so far: (step, value).
-    ``advice`` says how to go on from a run that was stopped; without one, its checkpoint does.
+    Attributes:
+        name: The run's name.
+        run_id: MLflow's id; empty for a part that the store did not take.
+        experiment_id: MLflow's id of the topic's experiment; empty in the same case.
+        folder: Where to write the run's files: its artifact folder where that is on this disk, else a temporary folder,
+            which is uploaded when the run ends.
+        history: Every metric logged so far, by name, as (step, value).
+        lost: What is not in the store, and why.
+        advice: How to continue a run that was stopped; by default with ``--resume``, if there is a checkpoint.
     """
 
     def __init__(
-        self, store: "Store", run: mlflow.Run | None, name: str, *, watched: bool, within: "Run | None" = None
+        self,
+        store: "Store",
+        stored: entities.Run | None,
+        name: str,
+        *,
+        watched: bool = False,
+        within: "Run | None" = None,
     ) -> None:
         self.store = store
         self.name = name
         self.lost: dict[str, str] = {}
         self.history: dict[str, list[tuple[int, float]]] = {}
         self.advice: str | None = None
-        self.run_id: str = run.info.run_id if run else ""
-        self.experiment_id: str = run.info.experiment_id if run else ""
-        self._is_kept = run is not None
+        self.run_id: str = stored.info.run_id if stored else ""
+        self.experiment_id: str = stored.info.experiment_id if stored else ""
         self._watched = watched
         self._within = within
-        self._waiting: dict[str, list[Any]] = {"tags": [], "params": [], "metrics": []}
-        self._written = time.monotonic()
+        self._waiting: dict[str, list[Any]] = {kind: [] for kind in BATCH_SIZES}
+        self._last_write = time.monotonic()
         self._failure: str | None = None
-        self._status: str | None = None
-        place = urllib.parse.urlsplit(run.info.artifact_uri if run else "nowhere:/")
-        self._remote = place.scheme not in ("", "file")
-        if self._remote:
-            self.folder = Path(tempfile.mkdtemp(prefix=f"dlcourse-{self.run_id}-"))
+        self._has_ended = False
+        address = urllib.parse.urlsplit(stored.info.artifact_uri) if stored else None
+        self._is_local = address is not None and address.scheme in ("", "file")
+        if address and self._is_local:
+            self.folder = Path(urllib.request.url2pathname(address.path))
         else:
-            self.folder = Path(urllib.request.url2pathname(place.path))
+            self.folder = Path(tempfile.mkdtemp(prefix=f"dlcourse-{self.run_id}-"))
         self.set_tags({"dlcourse.folder": str(self.folder)})
 
     @property
     def reachable(self) -> bool:
-        """Whether the store took what it was last given."""
+        """Whether the last write to the store succeeded."""
         return WAITING not in self.lost
+
+    @property
+    def part_name(self) -> str:
+        """The name without that of the run that this one is a part of."""
+        return self.name.removeprefix(f"{self._within.name}: ") if self._within else self.name
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:
-        """Let what is done within fail alone. It is lost then, unless it succeeds later; all else goes on."""
+        """Catch what fails within: ``what`` is then in ``lost``, until an attempt of the same name succeeds."""
         try:
             yield
         except Exception as error:
@@ -109,191 +125,213 @@ class Run:
             self.lost.pop(what, None)
 
     def lose(self, what: str, error: Exception) -> None:
-        """Keep in mind that something is not in the store."""
+        """Add to ``lost``, with a warning for each new reason (and the traceback, if the code is not ours)."""
         why = reason(error)
         if why not in self.lost.values():
-            trace = f"\n{without_password(''.join(traceback.format_exception(error)))}" if is_foreign(error) else ""
+            trace = f"\n{_traceback(error)}" if is_foreign(error) else ""
             log.warning("not in the store: %s (%s)%s", what, why, trace)
         self.lost[what] = why
 
     def path(self, name: str) -> Path:
-        """Where to write one of the run's files; ``name`` is its path among the run's artifacts."""
+        """Where to write one of the run's files, by its path among the run's artifacts; makes the folder."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def log_start(self, *, params, settings, dataset, digest, source, num_rows) -> None:  # type: ignore[no-untyped-def]
-        from dlcourse.tracking.environment import environment
+    def log_text(self, name: str, text: str) -> None:
+        """Write a text as one of the run's files."""
+        with self.attempt(name):
+            self.path(name).write_text(text, encoding="utf-8")
 
+    def log_start(
+        self,
+        *,
+        params: Mapping[str, object],
+        settings: str,
+        dataset: str,
+        digest: str,
+        source: str,
+        num_rows: Mapping[Split, int],
+    ) -> None:
+        """Write what is known before the first step; ``environment.txt`` is added from this process.
+
+        Args:
+            params: The run's parameters.
+            settings: The content of ``settings.yaml``.
+            dataset: The data set's name.
+            digest: A digest of its rows.
+            source: Where it comes from.
+            num_rows: How many of its rows each split has.
+        """
         self.log_params(params)
-        self.log_rows(dataset, digest, source, num_rows)
-        with self.attempt("settings.yaml"):
-            self.path("settings.yaml").write_text(settings, encoding="utf-8")
-        with self.attempt("environment.txt"):
-            self.path("environment.txt").write_text(environment(), encoding="utf-8")
+        inputs = [_dataset_input(dataset, digest, source, CONTEXTS[split], n) for split, n in num_rows.items() if n]
+        with self.attempt("the data set's name"):
+            self.store.client.log_inputs(self.run_id, inputs)
+        self.log_text("settings.yaml", settings)
+        self.log_text("environment.txt", environment())
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        self._waiting["params"] += [mlflow.Param(name, _plain(value)) for name, value in params.items()]
+        """Log parameters; those that are no strings are written as JSON."""
+        self._waiting["params"] += [
+            entities.Param(name, value if isinstance(value, str) else json.dumps(value, default=str))
+            for name, value in params.items()
+        ]
         if self.reachable:
             self.write()
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags; a later value of a tag replaces an earlier one."""
         others = [tag for tag in self._waiting["tags"] if tag.key not in tags]
-        self._waiting["tags"] = others + [mlflow.RunTag(name, value) for name, value in tags.items()]
+        self._waiting["tags"] = others + [entities.RunTag(name, value) for name, value in tags.items()]
         if self.reachable:
             self.write()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Keep metrics for the next write; what is not a number is left out, since no chart can show it."""
+        """Log metrics, to be sent with the next write; NaN and infinity, which no chart can show, are left out."""
         now = int(time.time() * 1000)
         for name, value in metrics.items():
             if math.isfinite(value):
                 self.history.setdefault(name, []).append((step, value))
                 if f"metrics: {name}" not in self.lost:
-                    self._waiting["metrics"].append(mlflow.Metric(name, value, now, step))
-        patience = SECONDS_BETWEEN_WRITES if self.reachable else SECONDS_BETWEEN_TRIES
-        if time.monotonic() - self._written > patience:
+                    self._waiting["metrics"].append(entities.Metric(name, value, now, step))
+        patience = SECONDS_BETWEEN_WRITES if self.reachable else SECONDS_BETWEEN_RETRIES
+        if time.monotonic() - self._last_write > patience:
             self.write()
 
     def write(self) -> None:
-        """Send what is waiting to the store. What cannot be sent waits on; what the store refuses is lost."""
-        if not self._is_kept:
+        """Send what is waiting. What cannot be sent goes on waiting; what the store refuses is lost."""
+        if not self.run_id:
             return
         with self.attempt(WAITING):
             for kind, entries in self._waiting.items():
                 while entries:
-                    self._send(kind, entries[: LIMIT[kind]])
-                    del entries[: LIMIT[kind]]
-        self._written = time.monotonic()
+                    self._send(kind, entries[: BATCH_SIZES[kind]])
+                    del entries[: BATCH_SIZES[kind]]
+        self._last_write = time.monotonic()
 
     def _send(self, kind: str, entries: list[Any]) -> None:
-        """A batch with a name or value that the store does not take is refused whole: halve it until that is alone."""
-        refused: MlflowException | None = None
-        try:
-            self.store.client.log_batch(self.run_id, **{kind: entries})  # type: ignore[arg-type]
-        except MlflowException as error:
-            if error.error_code != "INVALID_PARAMETER_VALUE":
-                raise
-            refused = error
-        if refused and len(entries) == 1:
-            self.lose(f"{kind}: {entries[0].key}", refused)
-        elif refused:
-            middle = len(entries) // 2
-            self._send(kind, entries[:middle])
-            self._send(kind, entries[middle:])
-
-    def log_rows(self, name: str, digest: str, source: str, splits: Mapping[Split, int]) -> None:
-        """The data set and how many rows of it play which part."""
-        contexts: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
-        inputs = [
-            mlflow.DatasetInput(
-                mlflow.Dataset(
-                    f"{name} ({contexts[split]})",
-                    digest,
-                    "local",
-                    json.dumps({"uri": source}),
-                    profile=json.dumps({"num_rows": rows}),
-                ),
-                [mlflow.InputTag("mlflow.data.context", contexts[split])],
-            )
-            for split, rows in splits.items()
-            if rows
-        ]
-        with self.attempt("the data set's name"):
-            self.store.client.log_inputs(self.run_id, inputs)
+        """Send a batch. MLflow refuses it whole for one bad name or value: halve it until that one is alone."""
+        batches = [entries]
+        while batches:
+            batch = batches.pop()
+            try:
+                self.store.client.log_batch(self.run_id, **{kind: batch})  # type: ignore[arg-type]
+            except MlflowException as error:
+                if error.error_code != "INVALID_PARAMETER_VALUE":
+                    raise
+                if len(batch) == 1:
+                    self.lose(f"{kind}: {batch[0].key}", error)
+                else:
+                    middle = len(batch) // 2
+                    batches += [batch[middle:], batch[:middle]]
 
     def fail(self, reason: str) -> None:
-        """Let the run end as FAILED, with the reason in its note, though nothing is raised."""
+        """Let the run end as FAILED, with the reason in a tag, though nothing is raised."""
         self._failure = reason
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
         self._stack.enter_context(interruptible())
         if self._watched:
+            # Public in MLflow, undocumented: the documented call needs MLflow's global run. First sample after 10 s.
             self._monitor = SystemMetricsMonitor(self.run_id, tracking_uri=self.store.uri)  # type: ignore[no-untyped-call]
-            self._monitor.start()  # type: ignore[no-untyped-call]  # samples after ten seconds: shorter runs have none
+            self._monitor.start()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Literal[False]:
+    ) -> None:
         with self._stack:
             try:
                 self._end(error)
-            except (Interrupted, KeyboardInterrupt) as late:  # all else costs no more than the step it happens in
-                if self._status is None:
-                    self._end(late, at_once=True)
+            except (Interrupted, KeyboardInterrupt) as late:  # any other error costs no more than its own step
+                if not self._has_ended:
+                    self._end(late, upload=False)  # which may take minutes
                 raise
-        return False
 
-    def _end(self, error: BaseException | None, at_once: bool = False) -> None:
-        """Send what is left, each part by itself, and the status last: a run that says FINISHED has all the rest.
-
-        ``at_once`` leaves out the files, which may take minutes to send.
-        """
+    def _end(self, error: BaseException | None, *, upload: bool = True) -> None:
+        """Send what is left, each part by itself, and the status last: a run that says FINISHED is complete."""
+        if (self.folder / "checkpoints" / "last.ckpt").is_file():
+            self.advice = self.advice or f"carry on with --resume {self.run_id}"
         is_stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
         if is_stopped:
             self._failure = f"stopped by {one_line(error) or 'Ctrl-C'}"
         elif error is not None:
             self._failure = f"{type(error).__name__}: {one_line(error)}"
-        is_resumable = (self.folder / "checkpoints" / "last.ckpt").is_file()
-        go_on = self.advice or (f"carry on with --resume {self.run_id}" if is_resumable else "start the command again")
-        notes = [go_on] if is_stopped or is_resumable or self.advice else []
-        if isinstance(error, Exception) and not isinstance(error, CourseError) and not self._within:
-            with self.attempt(TRACEBACK):
-                file = self.path(TRACEBACK)
-                file.write_text(without_password("".join(traceback.format_exception(error))), encoding="utf-8")
-                place = f"{TRACEBACK} of run {self.run_id}" if self._remote else file
-                notes.insert(0, f"the traceback is in {place}")
+        if error is not None and not self._within:
+            self._add_notes(error, is_stopped)
         if self._watched:
             self._monitor.finish()  # type: ignore[no-untyped-call]
         if self._failure:
-            tags = {"dlcourse.error": self._failure[:5000]}
-            if error is not None:
-                tags["mlflow.note.content"] = self._failure[:5000]
-            self.set_tags(tags)
+            names = ["dlcourse.error"] if error is None else ["dlcourse.error", "mlflow.note.content"]
+            self.set_tags(dict.fromkeys(names, self._failure[:MAX_TAG_LENGTH]))
         self.write()
-        if self._remote and self.folder.exists():
-            with self.attempt("its files"):
-                if at_once or not self.reachable:
-                    raise CourseError(self.lost.get(WAITING, "stopped"))
-                if self._is_kept:
-                    self.store.client.log_artifacts(self.run_id, str(self.folder))
-                shutil.rmtree(self.folder)
+        if not self._is_local and self.folder.exists():
+            self._upload(upload)
         if self.lost and self.reachable:
-            self.set_tags({"dlcourse.lost": self._losses()[:5000]})
-        is_whole = self.reachable and not (self._within and self.lost)  # a baseline is found again, and must be whole
-        status = "KILLED" if is_stopped else "FINISHED" if is_whole and not self._failure else "FAILED"
-        if self._is_kept:
+            self.set_tags({"dlcourse.lost": self._losses()[:MAX_TAG_LENGTH]})
+        # A part, such as a baseline, is used by later runs, and has to be complete.
+        is_complete = self.reachable and not (self._within and self.lost)
+        status = "KILLED" if is_stopped else "FINISHED" if is_complete and not self._failure else "FAILED"
+        if self.run_id:
             with self.attempt("how it ended"):
                 self.store.client.set_terminated(self.run_id, status)
-                self._status = status
+                self._has_ended = True
         if self._within:
-            part = self.name.removeprefix(f"{self._within.name}: ")
-            self._within.lost |= {f"{part}: {what}": why for what, why in self.lost.items()}
-        elif error is not None and notes:
+            self._within.lost |= {f"{self.part_name}: {what}": why for what, why in self.lost.items()}
+        elif self.lost:
+            log.error("%s", self._summary_of_losses(status))
+
+    def _add_notes(self, error: BaseException, is_stopped: bool) -> None:
+        """Keep the traceback of an error that does not explain itself, and note on the error how to continue."""
+        notes = []
+        if isinstance(error, Exception) and not isinstance(error, CourseError):
+            self.log_text(TRACEBACK, _traceback(error))
+            file = self.folder / TRACEBACK if self._is_local else f"{TRACEBACK} of run {self.run_id}"
+            notes += [f"the traceback is in {file}"] if TRACEBACK not in self.lost else []
+        if is_stopped or self.advice:
+            notes.append(self.advice or "start the command again")
+        if notes:
             error.add_note("; ".join(notes))
-        if self.lost and self._is_kept and not self._within:
-            log.error("%s", self._epitaph(status, go_on))
+
+    def _upload(self, upload: bool) -> None:
+        with self.attempt("its files"):
+            if not upload or not self.reachable:
+                raise CourseError(self.lost.get(WAITING, "stopped"))
+            if self.run_id:
+                self.store.client.log_artifacts(self.run_id, str(self.folder))
+            shutil.rmtree(self.folder)
 
     def _losses(self) -> str:
-        """What is lost, by the reason."""
-        whats: dict[str, list[str]] = {}
+        """What is lost, grouped by the reason."""
+        by_reason: dict[str, list[str]] = {}
         for what, why in self.lost.items():
-            whats.setdefault(why, []).append(what)
-        return "; ".join(f"{', '.join(each)} ({why})" for why, each in whats.items())
+            by_reason.setdefault(why, []).append(what)
+        return "; ".join(f"{', '.join(whats)} ({why})" for why, whats in by_reason.items())
 
-    def _epitaph(self, status: str, go_on: str) -> str:
-        """One line: what is lost, what is kept where, and how to go on."""
+    def _summary_of_losses(self, status: str) -> str:
+        """One line: what is lost, which files are where, and how to continue."""
         parts = [f"run {self.run_id} is not wholly in the store {self.store.shown}: {self._losses()}"]
         if self.folder.exists():
             parts.append(f"its files are in {self.folder}")
-        if self._status is None:
+        if not self._has_ended:
             parts.append("it is still marked RUNNING, which `dlcourse doctor --fix` mends")
-        if status != "FINISHED" or self._status is None:
-            parts.append(f"when the store can be written again, {go_on}")
+        if status != "FINISHED" or not self._has_ended:
+            parts.append(f"when the store can be written again, {self.advice or 'start the command again'}")
         return "; ".join(parts)
 
 
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+def _dataset_input(name: str, digest: str, source: str, context: str, num_rows: int) -> entities.DatasetInput:
+    """One split, as MLflow's pages show it: "diabetes (training)"."""
+    dataset = entities.Dataset(
+        f"{name} ({context})",
+        digest,
+        "local",
+        json.dumps({"uri": source}),
+        profile=json.dumps({"num_rows": num_rows}),
+    )
+    return entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", context)])
+
+
+def _traceback(error: BaseException) -> str:
+    return without_password("".join(traceback.format_exception(error)))

@@ -1,7 +1,7 @@
-"""MLflow's pages with one more, which opens a topic's runs as what they are: trainings.
+"""A page before MLflow's own: ``/start#/experiments/1/runs`` opens an experiment as model training.
 
-MLflow's pages begin on language models and come back to them with every link, until the browser is told to keep to
-model training. ``/start#/experiments/1/runs`` tells it so, and goes on to the page after the ``#``.
+MLflow's pages take every experiment for one of language models until the browser's local storage says otherwise. The
+names in that storage are not documented; the tests look at the pages with a browser, and fail first if they change.
 """
 
 from functools import cached_property
@@ -20,18 +20,18 @@ location.replace("/" + location.hash);
 
 
 class StartPage:
-    """An ASGI application: the entry point ``dlcourse`` of ``mlflow.app``, for ``mlflow server --app-name``."""
+    """MLflow's server with the start page, for ``mlflow server --app-name dlcourse`` (entry point ``mlflow.app``)."""
 
     @cached_property
-    def pages(self) -> ASGIApp:
-        from mlflow.server import fastapi_app  # not with this module, which the command line imports as well
+    def mlflow_app(self) -> ASGIApp:
+        from mlflow.server import fastapi_app  # takes seconds, and the command line imports this module as well
 
-        served: ASGIApp = fastapi_app.app
-        return served
+        app: ASGIApp = fastapi_app.app
+        return app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_start = scope["type"] == "http" and scope["path"] == "/start"
-        await (HTMLResponse(PAGE) if is_start else self.pages)(scope, receive, send)
+        await (HTMLResponse(PAGE) if is_start else self.mlflow_app)(scope, receive, send)
 
 
 app = StartPage()

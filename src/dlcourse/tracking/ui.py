@@ -1,4 +1,4 @@
-"""MLflow's own pages on the store in force."""
+"""``dlcourse ui``: MLflow's web pages on the store, served until Ctrl-C."""
 
 import os
 import signal
@@ -13,9 +13,8 @@ from typing import IO
 
 import psutil  # type: ignore[import-untyped]
 
-from dlcourse.errors import CourseError, Interrupted, one_line
-from dlcourse.errors import address as server_address
-from dlcourse.ranges import PositiveInt
+from dlcourse.errors import CourseError, Interrupted, address, one_line
+from dlcourse.settings import PositiveInt
 from dlcourse.tracking.interrupts import interruptible
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.store import Store
@@ -24,77 +23,82 @@ from dlcourse.tracking.store import Store
 def ui(*, host: str = "127.0.0.1", port: PositiveInt = 5000) -> int:
     """Serve the runs to a browser until Ctrl-C.
 
+    Starts ``mlflow server`` and prints a link for each topic; of a store that is a server the links alone.
+
     Args:
         host: Address to serve on; 0.0.0.0 lets other machines in, which MLFLOW_SERVER_ALLOWED_HOSTS and
             MLFLOW_SERVER_CORS_ALLOWED_ORIGINS name.
         port: Port to serve on.
+
+    Returns:
+        The exit status: 0 after Ctrl-C, 128 and the signal's number after another signal.
+
+    Raises:
+        CourseError: The port is taken, or the server ended by itself.
     """
     store = open_store()
     if store.uri.startswith("http"):
-        # The link makes its own page one of model training; a link in it leads to what the browser was told last.
-        pages = links(store, f"{server_address(store.uri)}/", "?workflowType=machine_learning")
+        pages = links(store, f"{address(store.uri)}/", "?workflowType=machine_learning")
         print(f"the runs are on a server; open\n{pages}")
         return 0
-    _check_free(host, port)
-    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-    command = [sys.executable, "-m", "mlflow", "server"]
-    command += ["--host", host, "--port", str(port), "--workers", "1", "--app-name", "dlcourse"]
-    if store.folder:
-        command += ["--default-artifact-root", (store.folder / "artifacts").as_uri()]
-    switches = {
-        "MLFLOW_BACKEND_STORE_URI": store.uri,  # not on the command line, which all who use this machine can see
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for language models
-    }
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise CourseError(
+            f"port {port} of {host} cannot be served on ({reason}): choose another with --port"
+        ) from error
+    base = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     print("starting MLflow's pages", flush=True)
-    # The server's session is its own, so that Ctrl-C comes here alone and the server is ended in order.
-    with tempfile.TemporaryFile() as said:
-        server = subprocess.Popen(
-            command, env=os.environ | switches, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    with tempfile.TemporaryFile() as output:
+        server = _start_server(store, host, port, output)
         try:
             with interruptible():
-                if _answers(server, address):
-                    print(f"Ctrl-C ends it; open\n{links(store, address + '/start')}", flush=True)
+                if _answers(server, base):
+                    print(f"Ctrl-C ends it; open\n{links(store, base + '/start')}", flush=True)
                     server.wait()
         except Interrupted as interrupted:
             return 0 if interrupted.signum == signal.SIGINT else 128 + interrupted.signum
         finally:
             _end(server)
-        raise CourseError(f"MLflow's server ended by itself, with status {server.returncode}: {_last_line(said)}")
+        raise CourseError(f"MLflow's server ended by itself, with status {server.returncode}: {_last_line(output)}")
 
 
-def links(store: Store, address: str, query: str = "") -> str:
+def links(store: Store, base: str, query: str = "") -> str:
     """A line for each topic that has runs, with the address of their page."""
     experiments = store.client.search_experiments(order_by=["name ASC"])
     pages = {
-        each.name: f"{address}#/experiments/{each.experiment_id}/runs{query}"
+        each.name: f"{base}#/experiments/{each.experiment_id}/runs{query}"
         for each in experiments
         if store.client.search_runs([each.experiment_id], max_results=1)
     }
-    pages = pages or {"no runs yet": f"{address}#/experiments{query}"}
+    pages = pages or {"no runs yet": f"{base}#/experiments{query}"}
     width = max(map(len, pages))
     return "\n".join(f"  {name:<{width}}  {page}" for name, page in pages.items())
 
 
-def _check_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or one_line(error)
-            raise CourseError(
-                f"port {port} of {host} cannot be served on ({reason}): choose another with --port"
-            ) from error
+def _start_server(store: Store, host: str, port: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "dlcourse"]
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    if store.folder:
+        command += ["--default-artifact-root", (store.folder / "artifacts").as_uri()]
+    environment = os.environ | {
+        "MLFLOW_BACKEND_STORE_URI": store.uri,  # everyone on this machine can read a command line
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for language models
+    }
+    # In a session of its own Ctrl-C does not reach it, so that it can be ended in order.
+    return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
+def _answers(server: subprocess.Popen[bytes], base: str) -> bool:
     """Wait until the server answers; False where it ends before it does."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while server.poll() is None:
         with suppress(OSError):
-            direct.open(f"{address}/health", timeout=5).close()
+            direct.open(f"{base}/health", timeout=5).close()
             return True
         time.sleep(0.2)
     return False
@@ -103,18 +107,18 @@ def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
 def _end(server: subprocess.Popen[bytes]) -> None:
     """End the server and the processes that it has started."""
     with suppress(psutil.NoSuchProcess):
-        first = psutil.Process(server.pid)
-        family = [*first.children(recursive=True), first]
-        for process in family:
+        parent = psutil.Process(server.pid)
+        processes = [*parent.children(recursive=True), parent]
+        for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
-        for process in psutil.wait_procs(family, timeout=10)[1]:
+        for process in psutil.wait_procs(processes, timeout=10)[1]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
     server.wait()
 
 
-def _last_line(said: IO[bytes]) -> str:
-    said.seek(0)
-    lines = said.read().decode(errors="replace").strip().splitlines()
-    return one_line(lines[-1])[:300] if lines else "it said nothing"
+def _last_line(output: IO[bytes]) -> str:
+    output.seek(0)
+    lines = output.read().decode(errors="replace").strip().splitlines()
+    return one_line(lines[-1])[:300] if lines else "it printed nothing"

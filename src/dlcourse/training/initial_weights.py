@@ -5,15 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
-from mlflow.entities import Run as StoredRun
-from mlflow.exceptions import MlflowException
 
 from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import SPLIT_NAMES
 from dlcourse.errors import CourseError, one_line
 from dlcourse.models.base import CourseModel
-from dlcourse.reporting.figures import NAMES
 from dlcourse.topics import Topic
-from dlcourse.tracking.store import Store
+from dlcourse.tracking.store import Store, StoredRun
 from dlcourse.training.checkpoints import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -68,7 +66,7 @@ def check_unseen(store: Store, topic: Topic, first: StoredRun, data: CourseData)
         for split in ("test", "val"):
             rows = data.rows.contents(data.splits[split])
             seen = sum(row in learned for row in rows)
-            finding = f"{seen} of the {len(rows)} {NAMES[split]} rows were training rows of {run.info.run_name}"
+            finding = f"{seen} of the {len(rows)} {SPLIT_NAMES[split]} rows were training rows of {run.info.run_name}"
             if seen and split == data.eval_split:
                 raise CourseError(
                     f"--init_from {first.info.run_name}: {finding} ({run.info.run_id}), so its weights know them: use "
@@ -82,14 +80,14 @@ def _origins(store: Store, run: StoredRun) -> Iterator[StoredRun]:
     """A run, the run that its weights came from, and so on. A resumed run names the origin of the one it resumed."""
     yield run
     while origin := run.data.tags.get("dlcourse.init_from"):
-        try:
-            run = store.client.get_run(origin)
-        except MlflowException as error:
+        earlier = store.get_run(origin)
+        if earlier is None:
             raise CourseError(
                 f"the weights of {run.info.run_name} came from run {origin}, which is gone from the store, so the rows "
                 "that they were trained on are unknown: start from the weights of another run"
-            ) from error
-        yield run
+            )
+        yield earlier
+        run = earlier
 
 
 def _data_of(store: Store, topic: Topic, run: StoredRun) -> CourseData:

@@ -8,7 +8,7 @@ from typing import Any
 import dlcourse
 from dlcourse import topics
 from dlcourse.errors import SettingsError, suggestion
-from dlcourse.settings import Seed, Settings, SettingsParser
+from dlcourse.settings import Seed, Settings, SettingsParser, nearest_folder
 from dlcourse.topics import Topic
 from dlcourse.training.trainer import make_trainer
 
@@ -85,10 +85,9 @@ def settings_parser(topic: Topic, verb: str) -> SettingsParser:
 def experiments_of(topic: Topic) -> dict[str, Path]:
     """The YAML files of a topic by name: of the nearest ``experiments/<topic>`` upwards, else the package's own."""
     package = Path(dlcourse.__file__).parent
-    here = Path.cwd()
-    places = [place / "experiments" for place in (here, *here.parents)]
-    places += [package / "experiments", package.parent.parent / "experiments"]  # of a wheel, of the repository
-    folder = next((place / topic.name for place in places if (place / topic.name).is_dir()), None)
+    packaged = (package / "experiments", package.parent.parent / "experiments")  # of a wheel, of the repository
+    folders = [nearest_folder(f"experiments/{topic.name}"), *(place / topic.name for place in packaged)]
+    folder = next((place for place in folders if place and place.is_dir()), None)
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))} if folder else {}
 
 

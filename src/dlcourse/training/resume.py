@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from mlflow.entities import Run as StoredRun
 
 from dlcourse.errors import CourseError, SettingsError
 from dlcourse.models.base import CourseModel
 from dlcourse.settings import Settings
+from dlcourse.tracking.store import StoredRun
 from dlcourse.training.checkpoints import read_checkpoint
 
 log = logging.getLogger(__name__)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from dlcourse import topics
 from dlcourse.data.datamodule import CourseData
-from dlcourse.data.rows import SPLITS
+from dlcourse.data.rows import SPLIT_NAMES, SPLITS
 from dlcourse.errors import CourseError
 from dlcourse.models.base import CourseModel
-from dlcourse.reporting.figures import NAMES
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
@@ -33,7 +32,7 @@ def load_data(topic: Topic, settings: Settings) -> tuple[CourseData, Settings]:
 
 def rows_text(data: CourseData) -> str:
     """How many rows of which data set there are in each split."""
-    sizes = ", ".join(f"{len(data.splits[each])} {NAMES[each]}" for each in SPLITS if len(data.splits[each]))
+    sizes = ", ".join(f"{len(data.splits[each])} {SPLIT_NAMES[each]}" for each in SPLITS if len(data.splits[each]))
     return f"{sizes} rows of {data.rows.source}"
 
 
