@@ -5,7 +5,6 @@ that none inherits another's memory or threads.
 """
 
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -200,9 +199,7 @@ THINGS: dict[str, Callable[[], list[float]]] = {
 def measured(thing: str) -> list[float]:
     """The numbers of one thing, from a process of its own."""
     command = [sys.executable, "-m", "benchmarks.images", thing]
-    # What people write otherwise is measured without this package's setting of torch.
-    environment = os.environ if "our" in thing else os.environ | {"THP_MEM_ALLOC_ENABLE": "0"}
-    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=EXPERIMENTS.parent, env=environment)
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=EXPERIMENTS.parent)
     numbers: list[float] = json.loads(told.stdout.splitlines()[-1])
     return numbers
 

@@ -144,7 +144,7 @@ def test_weights_that_do_not_fit_are_named(project: Path, caplog: pytest.LogCapt
     dlcourse.train("diabetes", data=bundled, model={"hidden": [8]}, trainer=QUICK, name="first")
     with caplog.at_level("WARNING", logger="dlcourse"):
         dlcourse.train("diabetes", data=bundled, model={"hidden": [8, 4]}, trainer=QUICK, init_from="first")
-    assert "left at random: network.3.weight (4, 8): there it is (1, 8)" in caplog.text
+    assert "left at its random initialisation: network.3.weight (4, 8): in the checkpoint (1, 8)" in caplog.text
     with pytest.raises(CourseError, match=r"no weight of that run fits this model; network\.0\.weight \(5, 10\)"):
         dlcourse.train("diabetes", data=bundled, model={"hidden": [5, 3]}, trainer=QUICK, init_from="first")
 

@@ -4,14 +4,9 @@ Importing this package costs nothing: torch, Lightning and MLflow are loaded wit
 """
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-
-# To torch, which reads it before its first tensor: on Linux, large tensors in large pages. A convolutional network's
-# step otherwise spends some hundredths of its time on being given its memory page by page.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 if TYPE_CHECKING:
     from dlcourse.data.datamodule import CourseData

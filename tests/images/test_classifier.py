@@ -16,7 +16,8 @@ from dlcourse.cli import main
 from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import SettingsError
 from dlcourse.export.model import PredictionModule
-from dlcourse.images.classifier import STEPS_OF_LOOKAHEAD, STEPS_WORTH_COMPILING, ImageClassifier
+from dlcourse.images.classifier import STEPS_WORTH_COMPILING, ImageClassifier
+from dlcourse.models.lookahead import STEPS_OF_LOOKAHEAD, Lookahead
 from dlcourse.training.trainer import make_trainer
 from tests.image_sets import Small, pictures
 
@@ -68,7 +69,7 @@ def test_labels_are_smoothed_in_training_alone() -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "momentum"), [(16, 0.85), (32, 0.85), (16, 0.0)])
-def test_decoupled_learning_rate_is_what_1024_rows_come_to(batch_size: int, momentum: float) -> None:
+def test_learning_rate_is_that_of_1024_samples(batch_size: int, momentum: float) -> None:
     model, trainer = fitted(
         pictures(batch_size=batch_size), epochs=1, lr=10.0, momentum=momentum, optimizer="sgd", lr_per_1024_samples=True
     )
@@ -133,12 +134,12 @@ def test_adam_takes_the_learning_rate_as_it_is(optimizer: str) -> None:
 
 
 def test_lookahead_lays_the_steps_of_a_training_out() -> None:
-    assert Small([3, 8, 8], 4).fixed_length_setting is None
-    assert Small([3, 8, 8], 4, lookahead=True).fixed_length_setting == "--model.lookahead true"
-    assert Small([3, 8, 8], 4, schedule="cosine").fixed_length_setting == "--model.schedule cosine"
+    assert Small([3, 8, 8], 4).total_steps_flag is None
+    assert Small([3, 8, 8], 4, lookahead=True).total_steps_flag == "--model.lookahead true"
+    assert Small([3, 8, 8], 4, schedule="cosine").total_steps_flag == "--model.schedule cosine"
 
 
-class Lookahead(Callback):
+class ByHand(Callback):
     """The same by hand: what training made of the weights before each averaging, and what they ought to be then."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -171,10 +172,12 @@ class Lookahead(Callback):
 
 
 def test_lookahead_averages_every_fifth_step_and_ends_with_the_average() -> None:
-    by_hand = Lookahead()
-    model, _ = fitted(pictures(), by_hand, epochs=3, lookahead=True, lr=0.2)  # 12 steps
+    by_hand = ByHand()
+    model, trainer = fitted(pictures(), by_hand, epochs=3, lookahead=True, lr=0.2)  # 12 steps
     assert by_hand.checked == 3
-    assert all(torch.equal(here, slow) for here, slow in zip(weights(model.network), model.slow_weights, strict=True))
+    lookahead = next(each for each in trainer.callbacks if isinstance(each, Lookahead))  # type: ignore[attr-defined]
+    slow_weights = lookahead.slow_weights
+    assert all(torch.equal(here, slow) for here, slow in zip(weights(model.network), slow_weights, strict=True))
     without, _ = fitted(pictures(), epochs=3, lr=0.2)
     assert not torch.allclose(weights(model.network)[0], weights(without.network)[0])
 
@@ -272,7 +275,7 @@ def test_auto_compiles_long_trainings_on_a_gpu(
         model = Small([3, 8, 8], 4, compile=asked)
         strategy = SimpleNamespace(root_device=torch.device(device))
         model._trainer = SimpleNamespace(strategy=strategy, estimated_stepping_batches=steps)  # type: ignore[assignment]
-        return model._is_to_compile()
+        return model._should_compile()
 
     assert compiles(STEPS_WORTH_COMPILING) == is_to
     if asked == "auto":

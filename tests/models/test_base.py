@@ -1,6 +1,5 @@
 """One step behind the three stages: what it logs is what scikit-learn says of the same rows."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,10 @@ from sklearn import metrics as sk
 
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Rows, Split
-from dlcourse.errors import SettingsError
 from dlcourse.models.base import CourseModel
 from dlcourse.training.trainer import make_trainer
+from tests.models.training import fitted
 from tests.samples import Kinds, Line, Stuck, YesOrNo, data_of, iris, numbers, two_classes
-
-
-def fitted(
-    kind: type[CourseModel], data: CourseData, *callbacks: Callback, epochs: int = 2, **settings: Any
-) -> tuple[CourseModel, L.Trainer]:
-    torch.manual_seed(0)
-    model = kind(data.shape, data.outputs, **settings)
-    trainer = make_trainer(max_epochs=epochs, patience=None, accelerator="cpu", callbacks=callbacks)
-    trainer.fit(model, datamodule=data)
-    return model.eval(), trainer
 
 
 def outputs(model: CourseModel, data: CourseData, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,14 +105,6 @@ def test_loss_of_an_epoch_is_the_mean_over_rows_though_the_last_batch_is_smaller
     assert float(trainer.callback_metrics["train/mae"]) == pytest.approx(float(targets.abs().mean()))
 
 
-def test_batches_counted_in_parts_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = data_of(iris(), batch_size=7)
-    together = {name: float(value) for name, value in fitted(Kinds, data)[1].callback_metrics.items()}
-    monkeypatch.setattr("dlcourse.models.base.BATCHES_COUNTED_TOGETHER", 3)
-    in_parts = {name: float(value) for name, value in fitted(Kinds, data)[1].callback_metrics.items()}
-    assert in_parts == pytest.approx(together, rel=1e-5)
-
-
 def test_each_epoch_is_measured_by_itself() -> None:
     class Losses(Callback):
         def __init__(self) -> None:
@@ -137,83 +118,6 @@ def test_each_epoch_is_measured_by_itself() -> None:
     predicted, targets = outputs(model, data, "val")
     assert losses.seen[-1] == pytest.approx(float((predicted - targets).square().mean()))
     assert losses.seen == sorted(losses.seen, reverse=True)
-
-
-def test_one_step_of_sgd_is_the_gradient_times_the_learning_rate() -> None:
-    data = data_of(numbers(), batch_size=64)
-    torch.manual_seed(0)
-    before = Line(data.shape, data.outputs)
-    before.set_scaling(*data.scaling)
-    rows = data.splits["train"]
-    loss = (before(data.rows.inputs[rows]) - data.rows.targets[rows]).square().mean()
-    loss.backward()
-    after, _ = fitted(Line, data, epochs=1, optimizer="sgd", lr=0.05)
-    for old, new in zip(before.parameters(), after.parameters(), strict=True):
-        assert old.grad is not None
-        torch.testing.assert_close(new, old - 0.05 * old.grad)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
-)
-def test_optimizer_is_the_one_named_with_its_settings(name: str, kind: type[torch.optim.Optimizer]) -> None:
-    data = data_of(numbers())
-    _, trainer = fitted(Line, data, epochs=1, optimizer=name, lr=0.02, weight_decay=0.3, momentum=0.7)
-    (optimizer,) = trainer.optimizers
-    assert type(optimizer) is kind
-    assert optimizer.param_groups[0]["lr"] == 0.02
-    assert optimizer.param_groups[0]["weight_decay"] == 0.3
-    assert optimizer.param_groups[0].get("momentum", 0.7) == 0.7
-
-
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_every_optimizer_learns(name: str) -> None:
-    data = data_of(numbers(), batch_size=16)
-    _, trainer = fitted(Line, data, epochs=40, optimizer=name, lr=0.02 if name == "sgd" else 1.0)
-    targets = data.rows.targets[data.splits["val"]]
-    assert float(trainer.callback_metrics["val/loss"]) < 0.3 * float(targets.var())
-
-
-def test_nesterov_without_momentum_is_refused_when_the_model_is_made() -> None:
-    with pytest.raises(SettingsError, match=r"--model\.optimizer nesterov needs --model\.momentum above 0"):
-        Line([3], 1, optimizer="nesterov")
-
-
-class Rates(Callback):
-    """The learning rate and momentum of every step."""
-
-    def __init__(self) -> None:
-        self.lr: list[float] = []
-        self.momentum: set[float] = set()
-
-    def on_train_batch_start(self, trainer: L.Trainer, *rest: Any) -> None:
-        group = trainer.optimizers[0].param_groups[0]
-        self.lr.append(float(group["lr"]))
-        self.momentum.add(float(group["momentum"]))
-
-
-def rates(schedule: str) -> Rates:
-    seen = Rates()
-    fitted(Line, data_of(numbers(), batch_size=10), seen, epochs=10, lr=0.02, momentum=0.5, schedule=schedule)
-    assert len(seen.lr) == 30
-    return seen
-
-
-def test_constant_schedule_keeps_the_learning_rate() -> None:
-    assert set(rates("constant").lr) == {0.02}
-
-
-def test_cosine_schedule_falls_from_the_learning_rate_to_0() -> None:
-    lr = rates("cosine").lr
-    assert lr == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 30)) for step in range(30)])
-
-
-def test_one_cycle_schedule_rises_to_the_learning_rate_and_falls() -> None:
-    seen = rates("one_cycle")
-    assert seen.lr[0] == pytest.approx(0.02 / 25)
-    assert max(seen.lr) == pytest.approx(0.02, rel=0.01)
-    assert seen.lr[-1] < 1e-6
-    assert seen.momentum == {0.5}, "the momentum is the one that was set"
 
 
 def test_absolute_error_leads_to_the_median_and_squared_error_to_the_mean() -> None:

@@ -26,7 +26,7 @@ from dlcourse.evaluation import baselines
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
-from dlcourse.training.callbacks.overfitting import in_turn
+from dlcourse.training.callbacks.overfitting import interleave
 from dlcourse.training.checkpoints import load_checkpoint
 from dlcourse.training.processes import VARIABLES, Plan, workers
 from tests.samples import Given, Line, numbers
@@ -222,7 +222,7 @@ def test_measured_rows_are_dealt_out_once_in_equally_many_batches(shared: tuple[
 def test_dealt_rows_come_together_in_their_own_order(shared: tuple[int, int]) -> None:
     processes, count = shared
     rows = torch.arange(count)
-    assert torch.equal(in_turn([rows[rank::processes] for rank in range(processes)]), rows)
+    assert torch.equal(interleave([rows[rank::processes] for rank in range(processes)]), rows)
 
 
 @given(SHARES, st.integers(0, 9))

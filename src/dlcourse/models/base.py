@@ -1,68 +1,60 @@
-"""Models: one step behind the three stages, metrics, optimiser and schedule."""
+"""The base of all models: one step behind training, validation and test, and what it logs."""
 
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import lr_scheduler
 from torchmetrics import MeanMetric, MetricCollection
 
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Batch, Split
 from dlcourse.errors import SettingsError
+from dlcourse.models.optimizers import OptimizerName, ScheduleName, make_optimizer, make_schedule
 from dlcourse.ranges import Fraction, NonNegativeFloat, PositiveFloat
-
-TRIANGLE = (0.0, 0.23, 1.0), (0.2, 1.0, 0.07)
-"""Shares of the training, and of the highest learning rate that is had there."""
-BATCHES_COUNTED_TOGETHER = 100
 
 
 class CourseModel(L.LightningModule, ABC):
     """A network with its loss, metrics, optimiser and schedule.
 
-    The positional arguments come from the data; what follows the star are the settings. A subclass builds
-    ``self.network``, which gets standardised inputs (N x shape) and gives N x outputs.
+    The positional arguments come from the data; the keyword arguments are the settings. A subclass builds
+    ``self.network``, from standardised inputs (N x shape) to outputs (N x outputs).
 
     Args:
         shape: Shape of one input, as ``data.shape`` gives it.
-        outputs: Numbers the network gives for one input, as ``data.outputs`` gives it.
+        outputs: Outputs of the network for one input, as ``data.outputs`` gives it.
         optimizer: Stochastic gradient descent, the same with Nesterov's momentum, Adam (Kingma and Ba 2015) or AdamW
             (Loshchilov and Hutter 2019).
         lr: Learning rate.
         momentum: Momentum of SGD, with which a step is up to 1 / (1 - momentum) times as long; Adam and AdamW have
             their own.
-        weight_decay: L2 penalty; lr_per_1024_samples from the gradient in AdamW.
+        weight_decay: L2 penalty; in AdamW decoupled from the gradient.
         schedule: Learning rate over the training: constant, a half cosine down to 0, up and down (one_cycle, Smith and
             Topin 2018), or the same in straight lines (triangle).
     """
 
     network: nn.Module
     primary_metric: str
-    """The one of `per_sample_metrics` that a run's result is reported in."""
+    """The one of `per_sample_metrics` that a run is compared by."""
     lower_is_better: frozenset[str] = frozenset({"loss"})
-    """The metrics of which less is better."""
+    """Names of the metrics that are better when lower."""
     extra_test_metrics: Mapping[str, str] = MappingProxyType({})
-    """Metrics of the test rows that a run's card tells on lines of their own, where they were measured, and what they
-    are."""
+    """Further metrics that a test logs as ``test/<name>``, with a description; the card shows each on its own line."""
 
     def __init__(
         self,
         shape: Sequence[int],
         outputs: int,
         *,
-        optimizer: Literal["sgd", "nesterov", "adam", "adamw"] = "sgd",
+        optimizer: OptimizerName = "sgd",
         lr: PositiveFloat = 0.01,
         momentum: Fraction = 0.0,
         weight_decay: NonNegativeFloat = 0.0,
-        schedule: Literal["constant", "cosine", "one_cycle", "triangle"] = "constant",
+        schedule: ScheduleName = "constant",
     ) -> None:
         super().__init__()
         self.shape, self.outputs = list(shape), outputs
@@ -75,63 +67,59 @@ class CourseModel(L.LightningModule, ABC):
         self.input_std: Tensor
         self.register_buffer("input_mean", torch.zeros(scaling_shape))
         self.register_buffer("input_std", torch.ones(scaling_shape))
-        collection = MetricCollection(
-            {"loss": MeanMetric(nan_strategy="disable"), **self.metrics()}, compute_groups=False
-        )
+        # A NaN loss must be seen, not left out of the mean: and looking for it would wait for the GPU in each step.
+        metrics = {"loss": MeanMetric(nan_strategy="disable"), **self.metrics()}
+        collection = MetricCollection(metrics, compute_groups=False)
         self.train_metrics = collection.clone("train/")
         self.val_metrics = collection.clone("val/")
         self.test_metrics = collection.clone("test/")
-        # Of training rows in evaluation mode, only what the gap is told in: each metric costs time every epoch.
-        self.gap_metrics = MetricCollection(
-            {name: metric for name, metric in collection.items() if name in ("loss", self.primary_metric)},
-            prefix="gap/train_",
-            compute_groups=False,
-        ).clone()
-        self._uncounted: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":  # Lightning's note of the hook it is in, some thirty times a step
-            object.__setattr__(self, name, value)  # a module would see each time whether that is a parameter
-        else:
-            super().__setattr__(name, value)
+        # Training rows in evaluation mode, for the gap: only two metrics, since each costs time every epoch.
+        of_gap = {name: metrics[name] for name in ("loss", self.primary_metric) if name in metrics}
+        self.gap_metrics = MetricCollection(of_gap, prefix="gap/train_", compute_groups=False).clone()
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
-        """Raises `SettingsError` where settings contradict each other; asked before any data is loaded."""
+        """Raises `SettingsError` if settings contradict each other; called before any data is loaded."""
         if settings.get("optimizer") == "nesterov" and settings.get("momentum") == 0:
             raise SettingsError("--model.optimizer nesterov needs --model.momentum above 0, such as 0.9")
 
     @property
-    def fixed_length_setting(self) -> str | None:
-        """The setting that lays out all steps of a training before the first one; None where it can be lengthened."""
+    def total_steps_flag(self) -> str | None:
+        """The flag by which each step depends on the total number of steps, such as ``--model.schedule cosine``.
+
+        None where there is no such setting: then a resumed training may be made longer or shorter.
+        """
         return None if self.schedule == "constant" else f"--model.schedule {self.schedule}"
 
     @abstractmethod
     def metrics(self) -> dict[str, Any]:
-        """The torchmetrics to be kept beside the loss, by name; each takes (predictions, targets)."""
+        """The torchmetrics to log beside the loss, by name. Their ``update`` has the arguments ``preds, target``."""
 
     @abstractmethod
     def predictions(self, outputs: Tensor) -> Tensor:
-        """What a user wants: a regression's values, a classifier's probabilities."""
+        """From the network's outputs to what a user wants: values of a regression, probabilities of a classifier."""
 
     @abstractmethod
     def per_sample_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each row, N; their mean is what is minimised."""
+        """The loss of each row, N, without regularisation."""
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What a training step minimises: the mean of those losses, unless a model is regularised by it."""
+        """The scalar that a training step minimises: the mean of `per_sample_loss`, unless a subclass overrides it."""
         return self.per_sample_loss(outputs, targets).mean()
 
     @abstractmethod
     def per_sample_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Metrics that are means over rows, before the mean: the N values whose spread gives a standard error."""
+        """For each metric that is a mean over rows, its N values: their spread gives its standard error."""
 
     def prepare(self, data: CourseData) -> None:
-        """Take over what is measured on the training rows before any step: by what inputs are standardised."""
+        """Set what is computed from the training rows before the first step: the scaling of the inputs."""
         self.set_scaling(*data.scaling)
 
     def set_scaling(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise inputs by these from now on; kept with the weights, so that a model takes raw inputs."""
+        """Standardise inputs by this mean and standard deviation from now on.
+
+        They are buffers, saved with the weights, so that the model takes raw inputs.
+        """
         self.input_mean.copy_(mean.view_as(self.input_mean))
         self.input_std.copy_(std.view_as(self.input_std))
 
@@ -149,117 +137,82 @@ class CourseModel(L.LightningModule, ABC):
         return outputs
 
     def metric_names(self, split: Split) -> list[str]:
-        """What a training logs for a split: ``val/loss`` and so on."""
+        """The names under which a split's metrics are logged: ``val/loss`` and so on."""
         return [f"{split}/{name}" for name in ("loss", *self.metrics())]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs, targets = batch
         outputs = self(inputs)
         loss = self.training_loss(outputs, targets)
-        self._count(self.train_metrics, loss, outputs, targets)
+        self._update(self.train_metrics, loss, outputs, targets)
         return loss
 
-    training_step.__signature__ = signature(training_step)  # type: ignore[attr-defined]  # asked for at each step
-
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Measure validation rows, or with ``dataloader_idx`` 1 training rows for the gap; gives the rows' losses."""
-        return self._measure(batch, self.gap_metrics if dataloader_idx else self.val_metrics)[0]
+        """Measure validation rows, or with ``dataloader_idx`` 1 training rows for the gap; returns N losses."""
+        losses, _ = self._evaluation_step(batch, self.gap_metrics if dataloader_idx else self.val_metrics)
+        return losses
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._measure(batch, self.test_metrics)[1]
+        """Measure test rows; returns the outputs, N x outputs, in float32 or more."""
+        _, outputs = self._evaluation_step(batch, self.test_metrics)
+        return outputs
 
-    def _measure(self, batch: Batch, metrics: MetricCollection) -> tuple[Tensor, Tensor]:
-        """Each row's loss and outputs."""
+    def _evaluation_step(self, batch: Batch, metrics: MetricCollection) -> tuple[Tensor, Tensor]:
+        """Each row's loss, N, and its outputs."""
         inputs, targets = batch
         outputs = self(inputs)
         losses = self.per_sample_loss(outputs, targets)
-        self._count(metrics, losses.mean(), outputs, targets)
+        self._update(metrics, losses.mean(), outputs, targets)
         return losses, as_float32(outputs)
 
-    def _count(self, metrics: MetricCollection, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        """Keep a batch to be counted with the next ones: that costs as much for many as for one."""
-        waiting = self._uncounted[str(metrics.prefix)]
-        waiting.append((loss.detach(), outputs.detach(), targets))
-        if len(waiting) == BATCHES_COUNTED_TOGETHER:
-            self._count_waiting(metrics)
-
-    def _count_waiting(self, metrics: MetricCollection) -> None:
-        """Count what was kept, on its device and without waiting for it."""
-        waiting = self._uncounted.pop(str(metrics.prefix), None)
-        if not waiting:
-            return
-        losses, outputs, targets = zip(*waiting, strict=True)
-        rows = torch.tensor([len(each) for each in targets], device=losses[0].device)
-        predictions, answers = self.predictions(as_float32(torch.cat(outputs))), torch.cat(targets)
-        for name, metric in metrics.items(keep_base=True):
-            if name == "loss":
-                # A row for each row of a batch: as it lets NaN pass, MeanMetric forgets the weights it is given.
-                metric.update(torch.repeat_interleave(torch.stack(losses), rows, output_size=len(answers)))
-            else:
-                metric.update(predictions, answers)
+    def _update(self, metrics: MetricCollection, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        predictions = self.predictions(as_float32(outputs.detach()))
+        # Each metric takes the arguments that it names. The loss counts once a row: the last batch may be smaller.
+        metrics.update(preds=predictions, target=targets, value=loss.detach().expand(len(targets)))
 
     def on_fit_start(self) -> None:
-        self._uncounted.clear()  # of a training that was interrupted
+        for metrics in (self.train_metrics, self.val_metrics, self.gap_metrics):
+            metrics.reset()  # they may hold batches of a training that was interrupted
+
+    # Metrics are updated in each step and logged once an epoch: Lightning then computes them, over all processes, and
+    # resets them.
 
     def on_train_epoch_end(self) -> None:
-        self._log(self.train_metrics)
+        self.log_dict(self.train_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        measured = self._log(self.val_metrics)
-        if str(self.gap_metrics.prefix) in self._uncounted or self.gap_metrics["loss"].update_called:
-            trained = self._log(self.gap_metrics)
-            names = [name.removeprefix("gap/train_") for name in trained]
-            gaps = {f"gap/{name}": measured[f"val/{name}"] - trained[f"gap/train_{name}"] for name in names}
-            self.log_dict(gaps, sync_dist=True)
+        self.log_dict(self.val_metrics)
+        if not self.gap_metrics["loss"].update_called:  # only validation rows were measured
+            return
+        self.log_dict(self.gap_metrics)
+        val, train = self.val_metrics.compute(), self.gap_metrics.compute()
+        names = [name.removeprefix("gap/train_") for name in train]
+        gaps = {f"gap/{name}": val[f"val/{name}"] - train[f"gap/train_{name}"] for name in names}
+        self.log_dict(gaps, sync_dist=True)  # equal in all processes already, but Lightning cannot know and would warn
 
     def on_test_epoch_end(self) -> None:
-        self._log(self.test_metrics)
-
-    def _log(self, metrics: MetricCollection) -> dict[str, Tensor]:
-        self._count_waiting(metrics)
-        values: dict[str, Tensor] = metrics.compute()
-        self.log_dict(values, sync_dist=True)  # of all processes already, but Lightning cannot know and would warn
-        metrics.reset()
-        return values
+        self.log_dict(self.test_metrics)
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
-        """The parameters to train, in groups with what they have settings of their own in."""
+        """The parameters to train, in the groups of `torch.optim` where they differ in learning rate or decay."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        if gradient_clip_val:  # Lightning takes its time to find that there is nothing to do
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        groups, decay = self.optimizer_groups(), self.weight_decay
-        fused = not self.trainer.gradient_clip_val  # faster; but in mixed precision its gradients cannot be clipped
-        optimizer: torch.optim.Optimizer
-        if self.optimizer in ("sgd", "nesterov"):
-            nesterov = self.optimizer == "nesterov"
-            optimizer = torch.optim.SGD(
-                groups, self.lr, self.momentum, weight_decay=decay, nesterov=nesterov, fused=fused
-            )
-        else:
-            kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-            optimizer = kind(groups, self.lr, weight_decay=decay, fused=fused)
+        optimizer = make_optimizer(
+            self.optimizer,
+            self.optimizer_groups(),
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            fused=not self.trainer.gradient_clip_val,
+        )
         if self.schedule == "constant":
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule: lr_scheduler.LRScheduler
-        if self.schedule == "cosine":
-            schedule = lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-        elif self.schedule == "triangle":
-            schedule = lr_scheduler.LambdaLR(optimizer, lambda step: float(np.interp(step / steps, *TRIANGLE)))
-        else:
-            schedule = lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=steps, cycle_momentum=False)
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = make_schedule(self.schedule, optimizer, lr=self.lr, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def as_float32(outputs: Tensor) -> Tensor:
-    """Outputs to measure: in float32 where a network computed in less."""
+    """Outputs as metrics need them: in float32, where mixed precision has made them bfloat16 or float16."""
     return outputs if outputs.dtype == torch.float64 else outputs.float()

@@ -1,4 +1,4 @@
-"""Descents that can be followed: every weight on the way down, and where it ended."""
+"""Has a descent arrived at a minimum? Judged by gradient and curvature at its end."""
 
 import torch
 from torch import Tensor
@@ -11,18 +11,18 @@ from dlcourse.evaluation.verdict import Verdict
 from dlcourse.models.trajectory import TrajectoryModel
 
 ARRIVED = 1e-4
-"""Share of the way down, in loss; where no more than that is left, the descent has arrived."""
+"""Converged: this share or less of the possible decrease of the loss is left."""
 CRAWLING = 0.1
-"""A descent that came no further than this share of its way crawls."""
+"""Crawling: less than this share of the possible decrease is done."""
 LEVEL = 1e-9
-"""Largest slope, as a share of the largest curvature, where the loss is level."""
+"""At a stationary point: no component of the gradient is larger than this share of the largest curvature."""
 
 
 def assess_convergence(model: TrajectoryModel, data: CourseData) -> Verdict:
-    """Judge a descent by slope and curvature of the loss where it ended.
+    """Judge a descent by the gradient and the Hessian of the training loss at the last weights, in float64.
 
-    What is left of the way down is what a Newton step would gain (Boyd and Vandenberghe 2004, section 9.5.1), which for
-    a squared error is the distance to least squares.
+    What is left to gain is the decrease by a Newton step, half the squared Newton decrement (Boyd and Vandenberghe
+    2004, section 9.5.1); for a linear model with squared error, that is the exact distance to least squares.
     """
     rows = training_rows(data)
     start, end = (torch.tensor(point, dtype=torch.float64) for point in (model.path[0], model.path[-1]))
@@ -30,30 +30,29 @@ def assess_convergence(model: TrajectoryModel, data: CourseData) -> Verdict:
     def loss_at(point: Tensor) -> Tensor:
         return model.loss_at(point, rows)
 
-    loss, slope = float(loss_at(end)), grad(loss_at)(end)
-    bend = hessian(loss_at, end)  # type: ignore[no-untyped-call]
-    curvatures, directions = torch.linalg.eigh(bend)
-    slopes = directions.T @ slope
+    loss, gradient = float(loss_at(end)), grad(loss_at)(end)
+    curvatures, directions = torch.linalg.eigh(hessian(loss_at, end))  # type: ignore[no-untyped-call]
+    slopes = directions.T @ gradient  # along each direction of curvature
     epochs, steepest = len(model.path) - 1, float(curvatures.abs().max())
 
     def verdict(sentence: str, advice: str = "") -> Verdict:
         return Verdict(sentence, None, "train", {}, {}, advice)
 
     if float(curvatures[0]) < 0:
-        if float(slope.abs().max()) <= LEVEL * steepest:
+        if float(gradient.abs().max()) <= LEVEL * steepest:
             advice = "without a slope there is no step: noise leaves it (--data.batch_size 1), or another --model.start"
             return verdict("stuck: at a saddle point", advice)
         return verdict("unfinished: the loss still falls", "it curves down the way it goes: no minimum is near")
     left = float((slopes.square() / curvatures.clamp(min=1e-12 * steepest)).sum()) / 2
-    way = float(loss_at(start)) - loss
-    share = way / (way + left) if left > 0 else 1.0
+    decrease = float(loss_at(start)) - loss
+    share = decrease / (decrease + left) if left > 0 else 1.0
     if share < CRAWLING:
         advice = f"after {epochs} epochs {max(share, 0):.2%} of the way is done: raise --model.lr ({model.lr:g})"
         return verdict("unfinished: it crawls", advice)
     if share < 1 - ARRIVED:
         advice = f"after {epochs} epochs {share:.2%} of the way is done: raise --trainer.max_epochs or --model.lr"
         return verdict("unfinished: the loss still falls", advice)
-    if model.lowest is not None and loss - model.lowest > ARRIVED * abs(way):
+    if model.lowest is not None and loss - model.lowest > ARRIVED * abs(decrease):
         advice = f"the loss is {loss:.4g}, and elsewhere {model.lowest:.4g}: momentum or another start may get there"
         return verdict("converged: at a minimum, but not the lowest", advice)
     return verdict("converged: at the minimum")

@@ -1,4 +1,4 @@
-"""Models: one step behind the three stages, metrics, optimiser and schedule."""
+"""The three tasks: regression, two classes, several classes. Each has its loss and metrics."""
 
 from abc import ABC
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from dlcourse.models.base import CourseModel
 
 
 class Regressor(CourseModel, ABC):
-    """A model whose answers are numbers in the target's own unit, N x columns.
+    """A regression: outputs and predictions are N x columns, in the unit of the targets.
 
     Args:
-        loss: Squared error, or absolute error, which outliers pull at less.
+        loss: Squared error, or absolute error, which outliers influence less. It is the primary metric too.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class Regressor(CourseModel, ABC):
         return {"mse": (outputs - targets).square().mean(1), "mae": (outputs - targets).abs().mean(1)}
 
 
-class AUROC(BinaryAUROC):
-    """Area under the ROC curve; NaN where every row is of one class (torchmetrics says 0, and warns)."""
+class AUROCOrNaN(BinaryAUROC):
+    """Area under the ROC curve; NaN if all rows are of one class, where torchmetrics returns 0 and warns."""
 
     def compute(self) -> Tensor:  # type: ignore[override]  # as in the class itself
         targets = dim_zero_cat(self.target)
@@ -58,8 +58,8 @@ class BinaryClassifier(CourseModel, ABC):
     primary_metric = "accuracy"
 
     def metrics(self) -> dict[str, Any]:
-        # Exact: counting in bins takes seconds a batch where only deterministic algorithms may be used.
-        return {"accuracy": BinaryAccuracy(), "auroc": AUROC()}
+        # AUROC is exact, without ``thresholds``: these need seconds a batch with deterministic algorithms.
+        return {"accuracy": BinaryAccuracy(), "auroc": AUROCOrNaN()}
 
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.squeeze(1).sigmoid()
@@ -68,8 +68,8 @@ class BinaryClassifier(CourseModel, ABC):
         return F.binary_cross_entropy_with_logits(outputs.squeeze(1), targets.to(outputs.dtype), reduction="none")
 
     def per_sample_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        right = (outputs.squeeze(1) > 0) == targets.bool()
-        return {"accuracy": right.float()}
+        correct = (outputs.squeeze(1) > 0) == targets.bool()  # a logit above 0 is a probability above 0.5
+        return {"accuracy": correct.float()}
 
 
 class Classifier(CourseModel, ABC):
@@ -87,5 +87,5 @@ class Classifier(CourseModel, ABC):
         return F.cross_entropy(outputs, targets, reduction="none")
 
     def per_sample_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        right = outputs.argmax(1) == targets
-        return {"accuracy": right.float()}
+        correct = outputs.argmax(1) == targets
+        return {"accuracy": correct.float()}

@@ -1,4 +1,4 @@
-"""Descents that can be followed: every weight on the way down, and where it ended."""
+"""Models of a few weights, whose path through weight space is kept."""
 
 from abc import ABC
 from collections.abc import Sequence
@@ -12,24 +12,23 @@ from dlcourse.data.rows import Batch
 from dlcourse.errors import SettingsError
 from dlcourse.models.base import CourseModel
 
-PLAIN = {"weight": "w", "bias": "b"}
+SHORT_NAMES = {"weight": "w", "bias": "b"}
 
 
 class TrajectoryModel(CourseModel, ABC):
-    """A model of a few weights, each a number, whose run keeps all of them.
+    """A model of a few weights, each a scalar, that logs all of them.
 
-    Each epoch logs ``param/<name>`` and ``lecture/loss``, the loss of the epoch's last batch: of all rows where they
-    are one batch, of the last row where rows come one at a time. ``path`` holds the same weights, W numbers an epoch,
-    those of the start first.
+    Each epoch logs ``param/<name>`` and ``lecture/loss``, the loss of the epoch's last batch, as course notes print it.
+    ``path`` has the initial weights and those after each epoch: epochs + 1 lists of W numbers. Checkpoints have it too.
 
     Args:
-        start: The weights to start from, in the order in which they are logged; at random without.
+        start: The initial weights, in the order in which they are logged; random if not given.
         reduction: Minimise the mean of a batch's losses, or their sum.
-        loss_after_step: Measure lecture/loss after the step that the last batch leads to, not before it.
+        loss_after_step: Measure lecture/loss after the step on the last batch, not before it.
     """
 
     lowest: float | None = None
-    """The lowest loss there is, where it is known and not every minimum has it."""
+    """The loss at the global minimum, if it is known and there are local minima too."""
 
     def __init__(
         self,
@@ -46,7 +45,7 @@ class TrajectoryModel(CourseModel, ABC):
         self.path: list[list[float]] = []
 
     def begin(self, network: nn.Module) -> None:
-        """Take this network, from the weights to start from."""
+        """Set the network, and its weights to ``start``; raises `SettingsError` if that is not one number a weight."""
         self.network = network
         if self.start is None:
             return
@@ -57,9 +56,9 @@ class TrajectoryModel(CourseModel, ABC):
 
     @property
     def names(self) -> list[str]:
-        """What the weights are called: ``w``, ``w1``, ``b`` and so on."""
-        last = [name.rpartition(".")[2] for name, _ in self.network.named_parameters()]
-        return [PLAIN.get(name, name) for name in last]
+        """The names of the weights in logs and figures: ``w``, ``w1``, ``b`` and so on."""
+        names = [name.rpartition(".")[2] for name, _ in self.network.named_parameters()]
+        return [SHORT_NAMES.get(name, name) for name in names]
 
     def reduced(self, losses: Tensor) -> Tensor:
         return losses.mean() if self.reduction == "mean" else losses.sum()
@@ -68,14 +67,14 @@ class TrajectoryModel(CourseModel, ABC):
         return self.reduced(self.per_sample_loss(outputs, targets))
 
     def loss_at(self, point: Tensor, rows: Batch) -> Tensor:
-        """What the loss of some rows is where the weights are ``point``, W numbers; as precise as those, and smooth."""
-        named = zip(self.network.named_parameters(), point, strict=True)
-        weights = {name: value.view(weight.shape) for (name, weight), value in named}
+        """The loss of some rows at the weights ``point``, W numbers, in their precision; differentiable by them."""
+        pairs = zip(self.network.named_parameters(), point, strict=True)
+        weights = {name: value.view(weight.shape) for (name, weight), value in pairs}
         inputs = (rows[0].to(point) - self.input_mean.to(point)) / self.input_std.to(point)
         return self.reduced(self.per_sample_loss(functional_call(self.network, weights, inputs), rows[1]))
 
     def on_train_start(self) -> None:
-        self.path = self.path or [self._place()]
+        self.path = self.path or [self._weights()]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._last = outputs["loss"], batch
@@ -86,12 +85,12 @@ class TrajectoryModel(CourseModel, ABC):
         if self.loss_after_step:
             with torch.no_grad():
                 loss = self.training_loss(self(inputs), targets)
-        self.path.append(self._place())
+        self.path.append(self._weights())
         weights = {f"param/{name}": value for name, value in zip(self.names, self.path[-1], strict=True)}
         for logger in self.loggers:  # not by self.log, which would round to float32
             logger.log_metrics({"lecture/loss": float(loss), **weights}, step=self.current_epoch)
 
-    def _place(self) -> list[float]:
+    def _weights(self) -> list[float]:
         return [weight.item() for weight in self.network.parameters()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -102,5 +101,5 @@ class TrajectoryModel(CourseModel, ABC):
 
 
 def exhaustive_search(model: TrajectoryModel, rows: Batch, points: Tensor) -> Tensor:
-    """The loss of some rows at each of N points, N x W, in float64: N."""
+    """The loss of some rows at each of N points, N x W: N numbers in float64."""
     return vmap(lambda point: model.loss_at(point, rows))(points.double()).detach()

@@ -1,7 +1,4 @@
-"""From the trained module to a model in MLflow, and back, verified.
-
-The model is a program of `torch.export` (format pt2): it takes raw inputs, needs torch alone, and runs no pickled code.
-"""
+"""Reading checkpoints, those of earlier versions too, without running code that they may hold."""
 
 import warnings
 from pathlib import Path
@@ -14,15 +11,19 @@ from dlcourse.errors import CourseError, one_line
 from dlcourse.models.base import CourseModel
 from dlcourse.topics import Topic
 
+RENAMED_WEIGHTS = {"input_deviation": "input_std"}
+RENAMED_SETTINGS = {"decoupled": "lr_per_1024_samples"}
+"""The old names in checkpoints of earlier versions, and the new ones."""
+
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a Lightning checkpoint, read without running any code that it may hold.
+    """The content of a Lightning checkpoint, on the CPU, with the names of today.
 
     Raises:
-        CourseError: There is no such file, or it is no checkpoint.
+        CourseError: There is no such file, or it is not a checkpoint.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch's remarks on files that are none of its own
+        with warnings.catch_warnings(action="ignore"):  # torch warns of files that it has not written
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CourseError(f"there is no checkpoint {path}") from error
@@ -32,19 +33,31 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise CourseError(f"{path} is no Lightning checkpoint: it has no state_dict")
-    return content
+    return upgrade(content)
+
+
+def upgrade(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of an earlier version with the names of today; its own dictionary is changed."""
+    for part, names in (("state_dict", RENAMED_WEIGHTS), ("hyper_parameters", RENAMED_SETTINGS)):
+        content = checkpoint.get(part, {})
+        for old, new in names.items():
+            if old in content:
+                content[new] = content.pop(old)
+    return checkpoint
 
 
 def load_checkpoint(topic: Topic, path: Path) -> tuple[CourseModel, CourseData]:
-    """Model (with its weights, as precise as they are kept) and data (not set up yet) of a checkpoint.
+    """The model of a checkpoint, in evaluation mode and with its weights in the precision that they were saved in.
+
+    Its data comes with it, not yet set up.
 
     Raises:
-        CourseError: The file is no checkpoint of this topic.
+        CourseError: The file is not a checkpoint of this topic.
     """
     content = read_checkpoint(path)
     try:
         model = topic.model(**content["hyper_parameters"])
-        model.load_state_dict(content["state_dict"], assign=True)  # in the checkpoint's type of number
+        model.load_state_dict(content["state_dict"], assign=True)
         data = topic.data(**content["datamodule_hyper_parameters"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise CourseError(f"{path} is no checkpoint of {topic.name}: {one_line(error)[:120]}") from error

@@ -1,4 +1,4 @@
-"""Training itself: from a new model, or from where an interrupted run left off, to the weights that are kept."""
+"""Training itself: from a model and its data to the weights that are kept."""
 
 import dataclasses
 import logging
@@ -19,7 +19,7 @@ from dlcourse.topics import Topic
 from dlcourse.tracking.interrupts import OwnSignals
 from dlcourse.tracking.lightning_logger import Curve, RunLogger
 from dlcourse.tracking.run import Run
-from dlcourse.training.callbacks.checkpoints import AtomicCheckpointIO, KeptCheckpoint
+from dlcourse.training.callbacks.checkpoints import AtomicCheckpointIO
 from dlcourse.training.callbacks.divergence import Divergence, divergence_of
 from dlcourse.training.callbacks.overfitting import OverfittingMonitor
 from dlcourse.training.checkpoints import read_checkpoint
@@ -31,7 +31,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Fitted:
-    """A model with the weights to keep, and how it came by them."""
+    """A model with its kept weights, and how the training went.
+
+    ``epochs`` is the number of epochs trained, ``epoch`` the one whose weights are kept, counted from 0.
+    """
 
     model: CourseModel
     data: CourseData
@@ -47,7 +50,7 @@ class Fitted:
 
 
 def new_model(topic: Topic, data: CourseData, settings: Settings) -> CourseModel:
-    """The topic's model for this data, its weights drawn by the run's seed."""
+    """The topic's model for this data. Sets the random state of Python, NumPy and torch to the run's seed."""
     L.seed_everything(settings.seed, workers=True, verbose=False)
     return topic.model(data.shape, data.outputs, **settings.model)
 
@@ -64,18 +67,23 @@ def fit(
     *,
     light: bool = False,
 ) -> Fitted:
-    """Train, and load the weights to keep: the best by the monitored metric, without one the last.
+    """Train the model, and load the weights of the best epoch.
+
+    The last weights stay where nothing is monitored, and after a divergence.
 
     Args:
         topic: The topic.
-        run: Where the curve is logged; None in a process that takes part in another one's training.
+        run: Where metrics are logged; None in a process that only takes part in the training.
         data: The data, prepared and split.
-        model: A model made for it.
+        model: A model made for this data; it is trained in place.
         settings: The settings.
-        monitor: The metric to choose by.
-        folder: Where the checkpoints are kept.
-        resumed: Where to carry on, as `prepare_resume` gives it.
-        light: Whether to say nothing of single epochs.
+        monitor: The metric that the best epoch is chosen by.
+        folder: Where the checkpoints are saved.
+        resumed: The checkpoint to go on from, as `prepare_resume` returns it.
+        light: No progress bar and no lines of epochs.
+
+    Raises:
+        CourseError: The training failed for a known reason, such as a lack of memory.
     """
     monitoring = OverfittingMonitor()
     callbacks: list[Callback] = [OwnSignals(), monitoring]
@@ -104,8 +112,8 @@ def fit(
         raise
     seconds = time.perf_counter() - started
     divergence = divergence_of(trainer)
-    kept = [each.path for each in trainer.checkpoint_callbacks if isinstance(each, KeptCheckpoint)]
-    checkpoint = next((path for path in kept if path.is_file()), None)
+    names = ("best.ckpt", "last.ckpt") if monitor else ("last.ckpt",)
+    checkpoint = next((folder / name for name in names if (folder / name).is_file()), None)
     epoch = max(trainer.current_epoch - 1, 0)
     if checkpoint and divergence.epoch is None:
         state = read_checkpoint(checkpoint)
@@ -129,9 +137,12 @@ def fit(
 
 
 def refit(topic: Topic, run: Run | None, data: CourseData, settings: Settings, chosen: Fitted, folder: Path) -> Fitted:
-    """Train anew on training and validation rows together, for as many epochs as the best weights took."""
+    """Train a new model on training and validation rows together, for as many epochs as the best weights took.
+
+    Changes the split of ``data``. Metrics are logged as ``refit/...``.
+    """
     data.refit()
-    log.info("training anew on %d rows for %d epochs", len(data.splits["train"]), chosen.epoch + 1)
+    log.info("training again on %d rows for %d epochs", len(data.splits["train"]), chosen.epoch + 1)
     model = new_model(topic, data, settings)
     trainer = make_trainer(
         **{**settings.trainer, "max_epochs": chosen.epoch + 1, "patience": None, "stopping_threshold": None},
@@ -156,7 +167,7 @@ def refit(topic: Topic, run: Run | None, data: CourseData, settings: Settings, c
 
 
 class RunCheckpointIO(AtomicCheckpointIO):
-    """Checkpoints of a run: one that cannot be written, as on a full disk, does not cost the training."""
+    """Checkpoints of a run: if one cannot be written, as on a full disk, the training goes on without it."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The one place where a Trainer is made."""
+"""Which device, how many of them, and which precision."""
 
 import logging
 import os
@@ -16,14 +16,15 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf1
 
 
 def choose_accelerator(wanted: Accelerator) -> Literal["cpu", "cuda", "mps"]:
-    """The accelerator meant; raises `SettingsError` where the one asked for is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """The accelerator that auto or gpu stands for here; raises `SettingsError` if the wanted one is not available."""
+    available: dict[str, bool] = {
+        "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True
+    }  # fmt: skip
+    chosen: str = wanted
     if wanted in ("auto", "gpu"):
-        found = next(name for name, is_there in there.items() if is_there)
-        if wanted == "auto" or found != "cpu":
-            return cast(Literal["cpu", "cuda", "mps"], found)
-    elif there[wanted]:
-        return cast(Literal["cpu", "cuda", "mps"], wanted)
+        chosen = next(name for name, is_available in available.items() if is_available)
+    if available[chosen] and (wanted, chosen) != ("gpu", "cpu"):
+        return cast(Literal["cpu", "cuda", "mps"], chosen)
     why = "PyTorch finds no such device"
     if wanted != "mps" and torch.version.cuda is None:
         why = "this PyTorch is built without CUDA"
@@ -31,11 +32,11 @@ def choose_accelerator(wanted: Accelerator) -> Literal["cpu", "cuda", "mps"]:
 
 
 def check_devices(devices: int | Literal["auto"], strategy: str, accelerator: Accelerator) -> None:
-    """Raises `SettingsError` where so many devices are not there, or no strategy has that name."""
-    found = {"cuda": torch.cuda.device_count, "cpu": os.cpu_count}.get(accelerator, lambda: 1)() or 1
-    if devices != "auto" and devices > found:
+    """Raises `SettingsError` if there are fewer devices, or no strategy has that name."""
+    count = {"cuda": torch.cuda.device_count, "cpu": os.cpu_count}.get(accelerator, lambda: 1)() or 1
+    if devices != "auto" and devices > count:
         what = "CPU cores" if accelerator == "cpu" else f"{accelerator} devices"
-        raise SettingsError(f"--trainer.devices {devices} is too many: this machine has {found} {what}")
+        raise SettingsError(f"--trainer.devices {devices} is too many: this machine has {count} {what}")
     known = ["auto", *StrategyRegistry.available_strategies()]
     if strategy not in known:
         near = suggestion(strategy, known) or "; there are auto, ddp, fsdp and others of Lightning's"
@@ -43,7 +44,7 @@ def check_devices(devices: int | Literal["auto"], strategy: str, accelerator: Ac
 
 
 def choose_precision(wanted: Precision, accelerator: str) -> Any:
-    """Lightning's precision for what was asked; says so in one line where the hardware forces another."""
+    """The precision to give to Lightning; logs a warning where the hardware does not support the wanted one."""
     has_bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted == "auto":
         return "bf16-mixed" if has_bf16 else "32-true"
@@ -62,5 +63,6 @@ def choose_precision(wanted: Precision, accelerator: str) -> Any:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 numbers by itself: where it does not, they are slower than float32."""
+    """Whether the CPU has instructions for bfloat16 products; without them they are slower than float32."""
+    # PyTorch has no public function for this.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,4 +1,4 @@
-"""Training itself: from a new model, or from where an interrupted run left off, to the weights that are kept."""
+"""Resume a run that was interrupted or is to train longer: from which checkpoint, how far, and what may change."""
 
 import dataclasses
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Resumed:
-    """Where to carry on from, and after how many epochs to end at the latest."""
+    """The checkpoint to go on from, and the number of epochs at which to end at the latest."""
 
     checkpoint: Path
     max_epochs: int
@@ -28,76 +28,76 @@ class Resumed:
 
 MAY_CHANGE = frozenset(
     {
-        # When to stop, as far as no schedule has laid that out.
+        # When to stop, unless a schedule depends on it: see `find_resume_point`.
         "trainer.max_epochs", "trainer.patience", "trainer.min_delta", "trainer.stopping_threshold",
-        # By what to compute, as far as the same comes out.
+        # What to compute with: the results stay the same.
         "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.tensorboard",
-        # Where the rows are: whether they are the same is seen from their fingerprint.
+        # Where the rows are: their fingerprint tells whether they are the same.
         "data.source", "data.file", "data.root", "data.ask",
     }
 )  # fmt: skip
-"""What a run that is carried on may have another setting of. Any other would be half one thing and half another, or be
-overwritten by what is in the checkpoint, such as the learning rate."""
+"""The settings that a resumed run may change. Another one would hold for a part of the training only, or would be
+overwritten by the checkpoint, such as the learning rate."""
 
 
 def check_changes(settings: Settings, before: Settings, resume: str) -> None:
-    """Raises `SettingsError` where a run cannot be carried on with such settings; ``before`` are those that it had."""
+    """Raises `SettingsError` if a run with the settings ``before`` cannot be resumed with these."""
     for name in settings.changes(before):
         if name not in MAY_CHANGE:
             weights = f"start from its weights with --init_from {resume}"
             raise SettingsError(
-                f"--resume carries a training on, and --{name} was {before.flat().get(name)} in it: leave it out, or "
-                + ("train anew" if name.startswith("data.") else weights)
+                f"--resume continues a training, and --{name} was {before.flat().get(name)} in it: leave it out, or "
+                + ("train again" if name.startswith("data.") else weights)
             )
 
 
 def find_resume_point(
     old: StoredRun, files: Path, model: CourseModel, settings: Settings, before: Settings, processes: int
 ) -> Resumed:
-    """Where to carry on with a run, whose files are ``files``, and how far.
+    """From which checkpoint a run is to be resumed, and how far.
 
     Args:
-        old: The run.
-        files: Its files.
-        model: A model by the new settings.
+        old: The run to resume.
+        files: The folder of its files.
+        model: A model made by the new settings.
         settings: The new settings.
-        before: The settings that the run had.
-        processes: How many processes are to train.
+        before: The settings of the run to resume.
+        processes: Number of processes of the new training.
 
     Raises:
-        CourseError: There is no checkpoint, nothing is left to do, or it cannot be done by these settings.
+        CourseError: There is no checkpoint, nothing is left to do, or the new settings do not allow it.
     """
     last = files / "checkpoints" / "last.ckpt"
     if not last.is_file():
-        raise CourseError("the run to resume has no checkpoint, since it ended before its first epoch: train anew")
+        raise CourseError("the run to resume has no checkpoint, since it ended before its first epoch: train again")
     state = read_checkpoint(last)
     max_epochs, planned = settings.trainer["max_epochs"], before.trainer["max_epochs"]
-    anew = f"start anew from its weights with --init_from {old.info.run_id}"
-    if model.fixed_length_setting and max_epochs != planned:
+    from_weights = f"start a new run from its weights with --init_from {old.info.run_id}"
+    if model.total_steps_flag and max_epochs != planned:
         raise SettingsError(
-            f"--trainer.max_epochs {max_epochs}: the run to resume was laid out for {planned} epochs, by "
-            f"{model.fixed_length_setting}, and cannot be made longer or shorter; leave it out, or {anew}"
+            f"--trainer.max_epochs {max_epochs}: the run to resume was planned for {planned} epochs by "
+            f"{model.total_steps_flag}, and cannot be made longer or shorter; leave it out, or {from_weights}"
         )
-    shares = state.get("dlcourse_hardware", {}).get("processes", processes)
-    if shares != processes and (model.fixed_length_setting or settings.model.get("lr_per_1024_samples")):
+    processes_before = state.get("dlcourse_hardware", {}).get("processes", processes)
+    if processes_before != processes and (model.total_steps_flag or settings.model.get("lr_per_1024_samples")):
         raise SettingsError(
-            f"--trainer.devices {settings.trainer['devices']} comes to {processes}, and the steps of the run to resume "
-            f"were laid out for {shares}: set it to {shares}, or {anew}"
+            f"--trainer.devices {settings.trainer['devices']} means {processes}, and the learning rates of the run to "
+            f"resume were planned for {processes_before}: set it to {processes_before}, or {from_weights}"
         )
     epochs = state["epoch"] + 1
-    missing = _to_raise(state, settings, before)
+    ended_by = _early_stop(state, settings, before)
     if epochs >= max_epochs:
-        missing.append(None if model.fixed_length_setting else "raise --trainer.max_epochs")
-    if missing:
+        ended_by.append(None if model.total_steps_flag else "raise --trainer.max_epochs")
+    if ended_by:
         if old.info.status == "FINISHED":
-            remedy = anew if None in missing else f"{' and '.join(map(str, missing))} to go on, or {anew}"
-            raise CourseError(f"the run to resume is complete after {epochs} epochs: {remedy}")
-        max_epochs = epochs  # it was interrupted after its last epoch: only the rest is to be done
+            to_go_on = from_weights if None in ended_by else f"{' and '.join(map(str, ended_by))}, or {from_weights}"
+            raise CourseError(f"the run to resume is complete after {epochs} epochs: {to_go_on}")
+        max_epochs = epochs  # it was interrupted after its last epoch: only the evaluation is left to do
     return Resumed(last, max_epochs)
 
 
-def _to_raise(state: dict[str, Any], settings: Settings, before: Settings) -> list[str | None]:
-    """What would have to be changed for a training that had stopped early to go on."""
+def _early_stop(state: dict[str, Any], settings: Settings, before: Settings) -> list[str | None]:
+    """What to change so that a training that had stopped early goes on; empty if it had not, or can go on already."""
     stopping: dict[str, Any] = next((each for each in state["callbacks"].values() if "stopping_reason" in each), {})
     reason = EarlyStoppingReason(stopping.get("stopping_reason", EarlyStoppingReason.NOT_STOPPED))
     patience, threshold = settings.trainer["patience"], settings.trainer["stopping_threshold"]
@@ -109,8 +109,8 @@ def _to_raise(state: dict[str, Any], settings: Settings, before: Settings) -> li
 
 
 def prepare_resume(resumed: Resumed, folder: Path) -> Resumed:
-    """Take over the checkpoints of another run; the curve up to the last of them is in it."""
+    """Copy the checkpoints of the run to resume into the new run's folder. They contain its metrics up to then."""
     for path in resumed.checkpoint.parent.glob("*.ckpt"):
         shutil.copy2(path, folder / path.name)
-    log.info("carrying on from %s", resumed.checkpoint)
+    log.info("resuming from %s", resumed.checkpoint)
     return dataclasses.replace(resumed, checkpoint=folder / resumed.checkpoint.name)

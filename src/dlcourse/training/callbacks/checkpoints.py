@@ -1,19 +1,26 @@
-"""The one place where a Trainer is made."""
+"""Checkpoints that survive a kill at any moment, and that a resumed training takes over."""
 
 import os
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from dlcourse.training.checkpoints import upgrade
+
 SECONDS_BETWEEN_CHECKPOINTS = 1.0
+"""Shorter epochs are trained again in less time than it takes to save each."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write beside the old checkpoint and then take its place: whoever pulls the plug finds one or the other whole."""
+    """Write beside the old checkpoint, then replace it: after a kill at any moment, one of the two is whole.
+
+    Lightning writes to the folder for temporary files, and from another file system moves by copying over the old
+    checkpoint. Checkpoints of earlier versions are read too.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         partial = f"{path}.part"
@@ -21,59 +28,39 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, partial, storage_options)
             os.replace(partial, path)
         except BaseException:
-            Path(partial).unlink(missing_ok=True)  # on a full disk its room is needed
+            Path(partial).unlink(missing_ok=True)  # its space is needed if the disk is full
             raise
+
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
+        return upgrade(super().load_checkpoint(path, *arguments, **options))
 
 
 class KeptCheckpoint(ModelCheckpoint):
-    """One file that holds the newest state, or with ``monitor`` the best one.
+    """``<filename>.ckpt`` in a folder: the best epoch by ``monitor``, or without one the newest.
 
-    The newest is written when the last writing is a second ago, and at the end: epochs that are shorter are trained
-    again faster than they are saved.
+    The newest is saved at the end of an epoch when a second has passed since the last time, and after the last epoch.
+    (Lightning's ``train_time_interval`` saves in the middle of an epoch, from where a training cannot be resumed
+    exactly, and its ``save_last`` saves only when the best one is saved.)
     """
 
-    def __init__(
-        self, folder: Path | str, filename: str, *, monitor: str | None = None, mode: Literal["min", "max"] = "min"
-    ) -> None:
-        super().__init__(
-            folder,
-            filename,
-            monitor=monitor,
-            mode=mode,
-            save_top_k=1,
-            every_n_epochs=1,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
+    def __init__(self, folder: Path | str, filename: str, **settings: Any) -> None:
+        super().__init__(folder, filename, **settings, save_on_train_epoch_end=True, enable_version_counter=False)
         self._saved = 0.0
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         is_last = trainer.should_stop or trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
         is_due = bool(self.monitor) or is_last or time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
-        if trainer.strategy.broadcast(is_due):  # all processes save together, and each has a clock of its own
+        if trainer.strategy.broadcast(is_due):  # each process has its own clock, and all must save together
             super().on_train_epoch_end(trainer, pl_module)
             self._saved = time.monotonic()
 
     @property
     def state_key(self) -> str:
-        return f"{type(self).__qualname__}({self.filename})"  # Lightning's takes longer, and is asked for each step
-
-    @property
-    def path(self) -> Path:
-        return Path(str(self.dirpath)) / f"{self.filename}.ckpt"
+        return f"KeptCheckpoint({self.filename})"  # as in all checkpoints that have been written so far
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """A resumed run keeps its own files: what the state says of the old run's folder holds for the new one's."""
-        here = str(self.path)
-        paths = {"best_model_path": here, "kth_best_model_path": here, "last_model_path": ""}
-        scores = dict.fromkeys([here], state_dict["best_model_score"]) if state_dict["best_k_models"] else {}
-        super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": scores})
-
-
-class Hardware(Callback):
-    """Keep in each checkpoint, as ``dlcourse_hardware``, what computed it: ``precision``, as it came to, and how many
-    ``processes``.
-    """
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["dlcourse_hardware"] = {"precision": trainer.precision, "processes": trainer.world_size}
+        """Take over the best score. Lightning's would drop it, since a resumed run has a folder of its own."""
+        path = self.format_checkpoint_name({})
+        scores = {path: state_dict["best_model_score"]} if state_dict["best_k_models"] else {}
+        paths = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path, "last_model_path": ""}
+        super().load_state_dict(state_dict | paths | {"best_k_models": scores})

@@ -1,4 +1,4 @@
-"""The one place where a Trainer is made."""
+"""Stop a training that diverges."""
 
 import math
 from typing import Any
@@ -8,11 +8,16 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+DIVERGED = 1e6
+"""Times the first epoch's loss: from there no training that was seen came back."""
+
 
 class Divergence(Callback):
-    """Stop when an epoch's loss is no number any more, or a million times the first one's: nothing better can come.
+    """Stop after an epoch whose mean training loss is NaN, infinite or a million times that of the first epoch.
 
-    ``epoch`` then says which epoch it was, counted from 0, and ``loss`` what its loss was.
+    ``epoch`` is then that epoch, counted from 0, and ``loss`` its loss; until then ``epoch`` is None.
+
+    Lightning's EarlyStopping looks at the monitored metric only, and its ``divergence_threshold`` is absolute.
     """
 
     def __init__(self) -> None:
@@ -20,7 +25,7 @@ class Divergence(Callback):
         self.loss = self.first = float("nan")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.losses: list[Tensor] = []
+        self.losses: list[Tensor] = []  # of the steps; on their device, so that no step waits for it
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -34,11 +39,12 @@ class Divergence(Callback):
         self.loss = float(trainer.strategy.reduce(torch.stack(self.losses).mean()))  # the mean over all processes
         if math.isnan(self.first):
             self.first = self.loss
-        if not abs(self.loss) <= 1e6 * max(abs(self.first), 1e-30) or math.isinf(self.loss):
+        largest = DIVERGED * max(abs(self.first), 1e-30)  # a first loss of 0 allows for rounding
+        if not abs(self.loss) <= largest or math.isinf(self.loss):  # NaN is not <= anything
             self.epoch = trainer.current_epoch
             trainer.should_stop = True
 
 
 def divergence_of(trainer: L.Trainer) -> Divergence:
-    """The watch that `make_trainer` gave a Trainer."""
+    """The `Divergence` callback of a Trainer that `make_trainer` has made."""
     return next(each for each in trainer.callbacks if isinstance(each, Divergence))  # type: ignore[attr-defined]

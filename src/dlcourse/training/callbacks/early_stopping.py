@@ -1,4 +1,4 @@
-"""The one place where a Trainer is made."""
+"""Early stopping that can be resumed."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 
 class Patience(EarlyStopping):
-    """Early stopping whose patience is the one that was set, in a resumed training as well.
+    """Lightning's early stopping, but a resumed training has the patience that it is given.
 
-    Lightning's takes the old one from the checkpoint, so that what had stopped would stop again at once.
+    Lightning's would read the old patience from the checkpoint, so that a training that had stopped early would stop
+    again after one epoch.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

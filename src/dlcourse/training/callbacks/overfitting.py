@@ -1,4 +1,4 @@
-"""Does it overfit now? What the validation rows say of an epoch that the training rows do not."""
+"""Watch for overfitting during a training."""
 
 from typing import Any
 
@@ -11,19 +11,11 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from dlcourse.evaluation.overfitting import Overfitting, _Epoch, compare_epochs
 
 
-def in_turn(shares: list[Tensor]) -> Tensor:
-    """The rows that were dealt out in turn, together again in their own order."""
-    rows = torch.empty(sum(map(len, shares)), dtype=shares[0].dtype, device=shares[0].device)
-    for rank, share in enumerate(shares):
-        rows[rank :: len(shares)] = share
-    return rows
-
-
 class OverfittingMonitor(Callback):
-    """Keep each validation row's loss at the best epoch and at the last, and say what they tell.
+    """Keep the validation losses, row by row, of the best epoch and of the last, to compare them.
 
-    Needs a model whose ``validation_step`` returns the losses of its rows, and validation data of two parts: the
-    validation rows, and training rows to be measured in evaluation mode, as `CourseData` and `CourseModel` give them.
+    Needs a model whose ``validation_step`` returns the N losses of its batch and that logs ``gap/train_loss``, and two
+    validation dataloaders, validation rows and training rows, as `CourseModel` and `CourseData` have them.
     """
 
     def __init__(self) -> None:
@@ -33,7 +25,7 @@ class OverfittingMonitor(Callback):
 
     @property
     def finding(self) -> Overfitting | None:
-        """What was seen; None where nothing was validated."""
+        """The comparison of the two epochs; None without validation."""
         return compare_epochs(self.lowest, self.last) if self.lowest and self.last else None
 
     def on_validation_batch_end(
@@ -53,7 +45,7 @@ class OverfittingMonitor(Callback):
             return
         losses = torch.cat(self._rows)
         if trainer.world_size > 1:
-            losses = in_turn(gather_all_tensors(losses))
+            losses = interleave(gather_all_tensors(losses))
         losses = losses.double().cpu()
         self._rows.clear()
         train_loss = float(trainer.callback_metrics["gap/train_loss"])
@@ -67,3 +59,11 @@ class OverfittingMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name, epoch in state_dict.items():
             setattr(self, name, _Epoch(**epoch))
+
+
+def interleave(shares: list[Tensor]) -> Tensor:
+    """The N rows in order, from the shares of K processes: row i is in share i modulo K."""
+    rows = torch.empty(sum(map(len, shares)), dtype=shares[0].dtype, device=shares[0].device)
+    for rank, share in enumerate(shares):
+        rows[rank :: len(shares)] = share
+    return rows

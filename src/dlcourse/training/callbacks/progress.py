@@ -1,4 +1,4 @@
-"""The one place where a Trainer is made."""
+"""The progress of a training: a bar, or lines."""
 
 import logging
 import sys
@@ -11,27 +11,30 @@ from tqdm.auto import tqdm
 log = logging.getLogger(__name__)
 
 
-LINES_OF_PROGRESS = 200
-"""At the most about twice as many are printed where there is no terminal for a bar."""
+LINES = 200
+"""Longer trainings log only every so many epochs, so that there are at most about twice as many lines."""
 
 
 class Progress(ProgressBar):
-    """On a terminal a bar over the whole training with the time that is left; elsewhere a line an epoch, or fewer."""
+    """On a terminal one bar for the whole training, on stderr, with the time that is left; elsewhere lines of epochs.
+
+    Lightning's TQDMProgressBar starts again in each epoch, and writes to stdout.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.bar: tqdm[Any] | None = None
-        self.shown = True
+        self.enabled = True
 
     def disable(self) -> None:
-        self.shown = False
+        self.enabled = False
 
     def enable(self) -> None:
-        self.shown = True
+        self.enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.said = trainer.current_epoch
-        if self.shown and sys.stderr.isatty():
+        self.reported = trainer.current_epoch
+        if self.enabled and sys.stderr.isatty():
             batches = int(trainer.num_training_batches)
             total = batches * (trainer.max_epochs or 0)
             start = batches * trainer.current_epoch
@@ -43,33 +46,35 @@ class Progress(ProgressBar):
         if self.bar is not None:
             self.bar.update()
 
+    # An epoch's metrics are complete only when the next one starts.
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._say(trainer, trainer.current_epoch)
+        self._report(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._say(trainer, trainer.current_epoch)
+        self._report(trainer)
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._close()
 
-    def _say(self, trainer: L.Trainer, epochs: int) -> None:
-        """Tell of the epoch that is over. Its metrics are all there only when the next one starts."""
-        if not self.shown or epochs == self.said:
+    def _report(self, trainer: L.Trainer) -> None:
+        """Show the losses of the epoch that has just ended; any module's other metrics if it logs none of that name."""
+        epochs = trainer.current_epoch
+        if not self.enabled or epochs == self.reported:
             return
-        self.said = epochs
+        self.reported = epochs
         metrics = trainer.callback_metrics
-        names: list[str] = [name for name in ("train/loss", "val/loss") if name in metrics]
-        names = names or [name for name in metrics if name not in ("lr", "samples_per_second")]
+        losses_logged: list[str] = [name for name in ("train/loss", "val/loss") if name in metrics]
+        names = losses_logged or list(metrics)
         losses = "  ".join(f"{name} {float(metrics[name]):.5g}" for name in names)
-        if self.bar is None:
-            last = str((trainer.max_epochs or epochs) - 1)
-            if (epochs - 1) % max((trainer.max_epochs or 0) // LINES_OF_PROGRESS, 1) and epochs <= int(last):
-                return
-            log.info("epoch %*d/%s  %s", len(last), epochs - 1, last, losses)
-        else:
+        if self.bar is not None:
             self.bar.set_description(f"epoch {epochs}", refresh=False)
             self.bar.set_postfix_str(losses, refresh=False)
+            return
+        max_epochs = trainer.max_epochs or epochs
+        if (epochs - 1) % max(max_epochs // LINES, 1) == 0 or epochs == max_epochs:
+            log.info("epoch %*d/%d  %s", len(str(max_epochs - 1)), epochs - 1, max_epochs - 1, losses)
 
     def _close(self) -> None:
         if self.bar is not None:
