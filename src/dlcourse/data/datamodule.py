@@ -18,8 +18,7 @@ from dlcourse.data.rows import SPLITS, Batch, Rows, Split, TensorRows
 from dlcourse.data.samplers import ShuffledOrder, UnpaddedSampler, epoch_seed, even_batch_size, identity_collate
 from dlcourse.data.splits import stratified_split
 from dlcourse.errors import SettingsError
-from dlcourse.ranges import Fraction, PositiveInt, Seed
-from dlcourse.settings import nearest_folder
+from dlcourse.settings import Fraction, PositiveInt, Seed, nearest_folder
 
 SMALLEST_EVAL_BATCH = 1024
 """Rows of a batch without gradients, at the least: small batches would only take longer."""

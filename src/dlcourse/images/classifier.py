@@ -17,7 +17,7 @@ from dlcourse.errors import SettingsError
 from dlcourse.images.convolutional_network import ConvolutionalNetwork
 from dlcourse.models.lookahead import Lookahead
 from dlcourse.models.tasks import Classifier
-from dlcourse.ranges import Fraction, PositiveFloat
+from dlcourse.settings import Fraction, PositiveFloat
 
 SAMPLES_OF_LR = 1024
 STEPS_WORTH_COMPILING = 400

@@ -21,7 +21,7 @@ from dlcourse.data.rows import Rows, Split
 from dlcourse.errors import SettingsError, one_line
 from dlcourse.images import augmentation
 from dlcourse.images.decoded import DecodedImages
-from dlcourse.ranges import NonNegativeInt, PositiveInt, Seed
+from dlcourse.settings import NonNegativeInt, PositiveInt, Seed
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Batch, Split
 from dlcourse.errors import SettingsError
 from dlcourse.models.optimizers import OptimizerName, ScheduleName, make_optimizer, make_schedule
-from dlcourse.ranges import Fraction, NonNegativeFloat, PositiveFloat
+from dlcourse.settings import Fraction, NonNegativeFloat, PositiveFloat
 
 
 class CourseModel(L.LightningModule, ABC):

@@ -11,7 +11,7 @@ from dlcourse.images import figures as image_figures
 from dlcourse.images.classifier import ImageClassifier
 from dlcourse.images.convolutional_network import ConvolutionalNetwork
 from dlcourse.images.datasets import Archive, ImageData, from_torchvision
-from dlcourse.ranges import PositiveInt
+from dlcourse.settings import PositiveInt
 from dlcourse.topics import Topic
 
 

@@ -20,8 +20,8 @@ from dlcourse.data.tables import read_table, two_classes
 from dlcourse.errors import CourseError, SettingsError, one_line
 from dlcourse.evaluation import baselines
 from dlcourse.models.tasks import BinaryClassifier
-from dlcourse.ranges import Fraction, PositiveInt
 from dlcourse.reporting import figures
+from dlcourse.settings import Fraction, PositiveInt
 from dlcourse.topics import Topic
 
 FEATURES = (

@@ -25,8 +25,8 @@ from dlcourse.images.decoded import DecodedImages
 from dlcourse.images.decoding import decode_all
 from dlcourse.images.folders import FolderContents, classes_to_train_on, read_folder, some_of
 from dlcourse.images.torchvision_networks import check_takes, scaling_of, torchvision_network
-from dlcourse.ranges import Fraction, PositiveInt
 from dlcourse.reporting.fonts import legible
+from dlcourse.settings import Fraction, PositiveInt
 from dlcourse.topics import Topic
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from dlcourse.errors import SettingsError, one_line
-from dlcourse.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
+from dlcourse.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 from dlcourse.training.callbacks.checkpoints import AtomicCheckpointIO, KeptCheckpoint
 from dlcourse.training.callbacks.divergence import Divergence
 from dlcourse.training.callbacks.early_stopping import Patience
