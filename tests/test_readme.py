@@ -111,7 +111,7 @@ def iris_package(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 
 def test_a_topic_of_ones_own(iris_package: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["topics"]) == 0
-    assert "iris\tIris: three flowers told apart" in capsys.readouterr().out
+    assert "iris\tIris: " in capsys.readouterr().out
     assert main(["train", "iris", "--config", "default.yaml"]) == 0
     assert "learned: this model is better than majority" in capsys.readouterr().out
 
