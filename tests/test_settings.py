@@ -1,5 +1,6 @@
 """Every wrong setting is one line that names it and says what is right, from flags, files and Python alike."""
 
+import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from dlcourse.doctor.topic import check_topic
 from dlcourse.errors import SettingsError, suggestion
 from dlcourse.evaluation import baselines
 from dlcourse.experiment import train
-from dlcourse.settings import PositiveInt, Settings, SettingsParser, described
+from dlcourse.settings import PositiveFloat, PositiveInt, Settings, SettingsParser, described
 from dlcourse.topics import Topic
 from dlcourse.training.overfit_batch import overfit
 from dlcourse.training.request import resolve, settings_parser
@@ -105,6 +106,14 @@ WRONG_FLAGS = {
 @pytest.mark.parametrize("flags", WRONG_FLAGS)
 def test_a_wrong_flag_is_told(parser: SettingsParser, flags: str) -> None:
     assert refusal(lambda: parser.parse_flags(flags.split())) == WRONG_FLAGS[flags]
+
+
+def test_jsonargparse_names_the_key_and_keeps_the_type_where_explanation_looks_for_them(parser: SettingsParser) -> None:
+    """Both are private matters of jsonargparse: when it changes them, this fails first."""
+    with pytest.raises(argparse.ArgumentError, match=r'^Parser key "model\.lr":'):
+        parser.parser.parse_args(["--model.lr=fast"], defaults=False)
+    (action,) = (each for each in parser.parser._actions if each.dest == "model.lr")
+    assert action._typehint is PositiveFloat
 
 
 def test_a_value_with_spaces_is_quoted(parser: SettingsParser) -> None:

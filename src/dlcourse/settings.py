@@ -149,11 +149,12 @@ class SettingsParser:
             if twice := sorted(pairs.keys() & flat.keys()):
                 raise SettingsError(f"{where}{twice[0]} is there twice: keep one")
             flat |= pairs
+        names = self.names()
         for name, value in flat.items():
             if name in RENAMED:
                 raise SettingsError(f"{where}{name} is called {RENAMED[name]} now")
-            if name not in self.names():
-                near = suggestion(name, self.names() if "." in name else [*self.names(), *GROUPS])
+            if name not in names:
+                near = suggestion(name, names if "." in name else [*names, *GROUPS])
                 raise SettingsError(f"{where}unknown key {name}{near or self._see_help()}")
             if value is None and "null" not in (words := wanted(self.parser, name)):  # jsonargparse lets it pass
                 raise SettingsError(f"{where}{name} must be {words}, not null")
