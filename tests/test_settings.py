@@ -135,7 +135,6 @@ WRONG_FILES = {
     "model:\n#  lr: 1": "mine.yaml: model must hold keys and values",
     "modle:\n  lr: 1": "mine.yaml: unknown key modle; did you mean model?",
     "model:\n  lrr: 1": "mine.yaml: unknown key model.lrr; did you mean model.lr?",
-    "model:\n  decoupled: true": "mine.yaml: model.decoupled is called model.lr_per_1024_samples now",
     "lr: 1": "mine.yaml: unknown key lr; did you mean model.lr?",
     "config: other.yaml": "mine.yaml: unknown key config",
     "json: true": "mine.yaml: unknown key json",
@@ -259,6 +258,11 @@ def test_values_are_read_as_their_types(parser: SettingsParser, flags: str, key:
     read = given(parser, *flags.split())[key]
     assert read == value
     assert type(read) is type(value), "jsonargparse's own number types must not reach a checkpoint"
+
+
+def test_a_file_of_an_earlier_version_is_read(written: Callable[[str], str]) -> None:
+    file = written("model:\n  decoupled: true\n")
+    assert resolve("cifar10", file, None, None, None, None).settings.model["lr_per_1024_samples"] is True
 
 
 def test_exponents_in_a_file_are_numbers(written: Callable[[str], str]) -> None:
