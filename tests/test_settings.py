@@ -1,5 +1,6 @@
 """Every wrong setting is one line that names it and says what is right, from flags, files and Python alike."""
 
+import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from dlcourse.doctor.topic import check_topic
 from dlcourse.errors import SettingsError, suggestion
 from dlcourse.evaluation import baselines
 from dlcourse.experiment import train
-from dlcourse.settings import PositiveInt, Settings, SettingsParser, described
+from dlcourse.settings import PositiveFloat, PositiveInt, Settings, SettingsParser, described
 from dlcourse.topics import Topic
 from dlcourse.training.overfit_batch import overfit
 from dlcourse.training.request import resolve, settings_parser
@@ -107,6 +108,14 @@ def test_a_wrong_flag_is_told(parser: SettingsParser, flags: str) -> None:
     assert refusal(lambda: parser.parse_flags(flags.split())) == WRONG_FLAGS[flags]
 
 
+def test_jsonargparse_names_the_key_and_keeps_the_type_where_explanation_looks_for_them(parser: SettingsParser) -> None:
+    """Both are private matters of jsonargparse: when it changes them, this fails first."""
+    with pytest.raises(argparse.ArgumentError, match=r'^Parser key "model\.lr":'):
+        parser.parser.parse_args(["--model.lr=fast"], defaults=False)
+    (action,) = (each for each in parser.parser._actions if each.dest == "model.lr")
+    assert action._typehint is PositiveFloat
+
+
 def test_a_value_with_spaces_is_quoted(parser: SettingsParser) -> None:
     assert refusal(lambda: parser.parse_flags(["--model.lr", "very\nfast"])) == (
         "--model.lr must be a number above 0, not 'very fast'"
@@ -126,7 +135,6 @@ WRONG_FILES = {
     "model:\n#  lr: 1": "mine.yaml: model must hold keys and values",
     "modle:\n  lr: 1": "mine.yaml: unknown key modle; did you mean model?",
     "model:\n  lrr: 1": "mine.yaml: unknown key model.lrr; did you mean model.lr?",
-    "model:\n  decoupled: true": "mine.yaml: model.decoupled is called model.lr_per_1024_samples now",
     "lr: 1": "mine.yaml: unknown key lr; did you mean model.lr?",
     "config: other.yaml": "mine.yaml: unknown key config",
     "json: true": "mine.yaml: unknown key json",
@@ -250,6 +258,11 @@ def test_values_are_read_as_their_types(parser: SettingsParser, flags: str, key:
     read = given(parser, *flags.split())[key]
     assert read == value
     assert type(read) is type(value), "jsonargparse's own number types must not reach a checkpoint"
+
+
+def test_a_file_of_an_earlier_version_is_read(written: Callable[[str], str]) -> None:
+    file = written("model:\n  decoupled: true\n")
+    assert resolve("cifar10", file, None, None, None, None).settings.model["lr_per_1024_samples"] is True
 
 
 def test_exponents_in_a_file_are_numbers(written: Callable[[str], str]) -> None:

@@ -34,8 +34,8 @@ else:
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # numpy takes no larger one
 
 GROUPS = ("data", "model", "trainer")
-RENAMED = {"model.decoupled": "model.lr_per_1024_samples"}
-"""What settings were called before, in files that are kept with runs."""
+RENAMED = {"decoupled": "lr_per_1024_samples"}
+"""Settings of models that had another name in earlier versions, whose files and checkpoints are still read."""
 SWITCHES = ("--help", "--json", "--print_config")
 """Flags without a value."""
 JSON_HELP = "Print the result as one JSON object on stdout, and everything else on stderr."
@@ -126,7 +126,10 @@ class SettingsParser:
         """
         settings = self.parser.get_defaults()
         for file in files:
-            settings = self._over(settings, read_yaml(file), f"--config {file}: ")
+            values_of_file = dict(read_yaml(file))
+            if isinstance(settings_of_model := values_of_file.get("model"), dict):
+                values_of_file["model"] = {RENAMED.get(name, name): each for name, each in settings_of_model.items()}
+            settings = self._over(settings, values_of_file, f"--config {file}: ")
         resolved: dict[str, Any] = plain(self._over(settings, values, ""))
         return resolved
 
@@ -149,11 +152,10 @@ class SettingsParser:
             if twice := sorted(pairs.keys() & flat.keys()):
                 raise SettingsError(f"{where}{twice[0]} is there twice: keep one")
             flat |= pairs
+        names = self.names()
         for name, value in flat.items():
-            if name in RENAMED:
-                raise SettingsError(f"{where}{name} is called {RENAMED[name]} now")
-            if name not in self.names():
-                near = suggestion(name, self.names() if "." in name else [*self.names(), *GROUPS])
+            if name not in names:
+                near = suggestion(name, names if "." in name else [*names, *GROUPS])
                 raise SettingsError(f"{where}unknown key {name}{near or self._see_help()}")
             if value is None and "null" not in (words := wanted(self.parser, name)):  # jsonargparse lets it pass
                 raise SettingsError(f"{where}{name} must be {words}, not null")
@@ -173,8 +175,8 @@ class SettingsParser:
                 continue
             name, equals, value = word[2:].partition("=")
             name = name.replace("-", "_")
-            if name in RENAMED:
-                raise SettingsError(f"--{name} is called --{RENAMED[name]} now")
+            if present := RENAMED.get(name.removeprefix("model.")):
+                raise SettingsError(f"--{name} is called --model.{present} now")
             if name.removesuffix("+") not in known:  # --data.ask+ adds an entry to a list
                 near = suggestion(f"--{name}", [*(f"--{each}" for each in known), *SWITCHES])
                 raise SettingsError(f"unknown flag --{name}{near or self._see_help()}")

@@ -251,7 +251,7 @@ REFUSED = {
     "--trainer.strategy ddp_spawn": "--trainer.strategy ddp_spawn is not for a tracked run",
     "--trainer.strategy fsdp": "the Trainer cannot be made: ",
     "--trainer.strategy single_device": "--trainer.strategy single_device takes 1 device, not 2",
-    "--folds 3": "--folds trains on one device, a fold after the other: set --trainer.devices 1, not 2",
+    "--folds 3": "--folds trains on one device, one fold after another: set --trainer.devices 1, not 2",
     "--data.val_fraction 0.01": "--trainer.devices 2 needs as many training and validation rows, not 1",
 }
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
+from dlcourse import settings
 from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import CourseError, one_line
 from dlcourse.models.base import CourseModel
 from dlcourse.topics import Topic
 
 RENAMED_WEIGHTS = {"input_deviation": "input_std"}
-RENAMED_SETTINGS = {"decoupled": "lr_per_1024_samples"}
-"""The old names in checkpoints of earlier versions, and the new ones."""
+"""Buffers that had another name in earlier versions."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def upgrade(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint of an earlier version with the names of today; its own dictionary is changed."""
-    for part, names in (("state_dict", RENAMED_WEIGHTS), ("hyper_parameters", RENAMED_SETTINGS)):
+    for part, names in (("state_dict", RENAMED_WEIGHTS), ("hyper_parameters", settings.RENAMED)):
         content = checkpoint.get(part, {})
         for old, new in names.items():
             if old in content:
