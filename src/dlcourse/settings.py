@@ -1,6 +1,6 @@
-"""Flags, YAML and keyword arguments to checked settings, with their ranges; whatever is wrong is one line.
+"""Settings from flags, YAML files and keyword arguments, checked by type and range. Every error is one line.
 
-jsonargparse reads the signatures of a topic's classes and of the Trainer factory, and checks every value by its type.
+jsonargparse reads the signatures of a topic's classes and of `make_trainer`, and checks every value by its type.
 """
 
 import argparse
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 else:
     from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
 
-    # jsonargparse's own positive and non-negative floats let infinity pass.
+    # jsonargparse's own positive and non-negative floats accept infinity.
     Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
     NonNegativeFloat = restricted_number_type("NonNegativeNumber", float, [(">=", 0), ("<", float("inf"))])
     PositiveFloat = restricted_number_type("PositiveNumber", float, [(">", 0), ("<", float("inf"))])
-    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # numpy takes no larger one
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # numpy accepts no larger seed
 
 GROUPS = ("data", "model", "trainer")
 RENAMED = {"decoupled": "lr_per_1024_samples"}
-"""Settings of models that had another name in earlier versions, whose files and checkpoints are still read."""
+"""Old and present names of renamed model settings: files and checkpoints of earlier versions are still read."""
 SWITCHES = ("--help", "--json", "--print_config")
 """Flags without a value."""
 JSON_HELP = "Print the result as one JSON object on stdout, and everything else on stderr."
@@ -43,7 +43,7 @@ JSON_HELP = "Print the result as one JSON object on stdout, and everything else 
 
 @dataclass(frozen=True)
 class Settings:
-    """Every setting of a run, resolved: what ``--print_config`` shows and ``settings.yaml`` in the run holds."""
+    """All resolved settings of a run, as in its ``settings.yaml`` and in the output of ``--print_config``."""
 
     data: dict[str, Any]
     model: dict[str, Any]
@@ -55,12 +55,12 @@ class Settings:
         return yaml.safe_dump(groups, sort_keys=False, allow_unicode=True)
 
     def flat(self) -> dict[str, Any]:
-        """``model.lr`` and so on."""
+        """The settings by dotted name, such as ``model.lr``."""
         groups = {f"{group}.{name}": value for group in GROUPS for name, value in getattr(self, group).items()}
         return {"seed": self.seed, **groups}
 
     def changes(self, before: "Settings") -> dict[str, Any]:
-        """The settings that differ from those ``before``, with their new values."""
+        """The settings that differ from those of ``before``, with their new values."""
         old = before.flat()
         return {name: value for name, value in self.flat().items() if old.get(name) != value}
 
@@ -69,27 +69,27 @@ class SettingsParser:
     """A parser of settings: from a command line, from YAML files, and from keyword arguments.
 
     Args:
-        prog: What the help calls the command.
-        description: What it does.
+        prog: The command's name in the help.
+        description: What the command does.
     """
 
     def __init__(self, prog: str, description: str = "") -> None:
         self.parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
 
     def add_arguments(self, function: Callable[..., Any], group: str | None = None, skip: Sequence[str] = ()) -> None:
-        """Take the keyword arguments of a function or class, as flags ``--name`` or ``--group.name``."""
+        """Add the keyword arguments of a function or class as flags ``--name`` or ``--group.name``."""
         if isinstance(function, type):
             self.parser.add_class_arguments(function, group, as_group=False, skip=set(skip))
         else:
             self.parser.add_function_arguments(function, group, as_group=False, skip=set(skip))
 
     def add_command(self, function: Callable[..., Any]) -> None:
-        """Take a verb's own arguments: those of its function that are no settings, and files by their place."""
+        """Add a verb's own arguments: those of its function that are not settings, and ``files`` as positional ones."""
         names = inspect.signature(function).parameters
         if "files" in names:
             self.parser.add_argument("files", nargs="*", help="YAML files, or names of the topic's experiments.")
         if "trainer" in names:
-            self.parser.add_argument("--print_config", action="store_true", help="Print the settings, and do no more.")
+            self.parser.add_argument("--print_config", action="store_true", help="Print the settings and exit.")
         if "config" in names:
             self.parser.add_argument("--config", help="A YAML file, or the name of one of the topic's experiments.")
         self.parser.add_argument("--json", action="store_true", help=JSON_HELP)
@@ -100,12 +100,12 @@ class SettingsParser:
         return [str(name) for name, _ in self.parser.get_defaults().items()]
 
     def parse_flags(self, words: Sequence[str]) -> dict[str, Any]:
-        """The values that a command line gives, nested by group, and no defaults.
+        """The values on a command line, nested by group, without defaults.
 
         ``--config`` may be given several times; its values are the list ``config``.
 
         Raises:
-            SettingsError: A flag is unknown, or a value cannot be taken.
+            SettingsError: A flag is unknown, or a value is invalid.
         """
         files, flags = self._sorted(words)
         is_shown = "--print_config" in flags  # jsonargparse knows that flag, and would print other settings as well
@@ -119,10 +119,10 @@ class SettingsParser:
         return given | ({"config": files} if files else {}) | ({"print_config": True} if is_shown else {})
 
     def resolve(self, files: Sequence[Path], values: Mapping[str, Any]) -> dict[str, Any]:
-        """The defaults, with those of each file over them in turn, and ``values`` over all.
+        """The defaults, overridden by each file in turn and then by ``values``.
 
         Raises:
-            SettingsError: A key is unknown, or a value cannot be taken.
+            SettingsError: A key is unknown, or a value is invalid.
         """
         settings = self.parser.get_defaults()
         for file in files:
@@ -143,28 +143,28 @@ class SettingsParser:
         return parsed
 
     def _flat(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Values by dotted name; raises `SettingsError` for an unknown name, and for null where that is no value."""
+        """Values by dotted name; raises `SettingsError` for an unknown name, or for null if that is not allowed."""
         flat: dict[str, Any] = {}
         for key, value in values.items():
             if key in GROUPS and not isinstance(value, Mapping):
                 raise SettingsError(f"{where}{key} must hold keys and values, not {shown(value)}")
             pairs = {f"{key}.{name}": each for name, each in value.items()} if key in GROUPS else {str(key): value}
             if twice := sorted(pairs.keys() & flat.keys()):
-                raise SettingsError(f"{where}{twice[0]} is there twice: keep one")
+                raise SettingsError(f"{where}{twice[0]} is set twice: keep one")
             flat |= pairs
         names = self.names()
         for name, value in flat.items():
             if name not in names:
                 near = suggestion(name, names if "." in name else [*names, *GROUPS])
                 raise SettingsError(f"{where}unknown key {name}{near or self._see_help()}")
-            if value is None and "null" not in (words := wanted(self.parser, name)):  # jsonargparse lets it pass
+            if value is None and "null" not in (words := wanted(self.parser, name)):  # jsonargparse accepts it
                 raise SettingsError(f"{where}{name} must be {words}, not null")
         return flat
 
     def _sorted(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Files and flags (``--name=value``), so that flags win over a file wherever it stands on the line.
+        """Files and flags (``--name=value``), separated, so that flags override files in any order on the command line.
 
-        ``--init-from`` is taken as ``--init_from``, and a flag that is true or false may stand alone for true.
+        ``--init-from`` means ``--init_from``, and a boolean flag without a value means true.
         """
         files, flags, waiting = list[str](), list[str](), list(words)
         known = {name: wanted(self.parser, name) for name in self.names()} | {"config": "a YAML file"}
@@ -197,10 +197,10 @@ class SettingsParser:
 
 
 def explanation(parser: ArgumentParser, error: Exception, values: Mapping[str, Any], where: str) -> str:
-    """An error of jsonargparse as our one line: the setting, what it must be, and the value it has.
+    """One line for an error of jsonargparse: the setting, what it must be, and its value.
 
-    jsonargparse tells of Python's types, over several lines. So the setting is taken from its message, and the type
-    from the parser's actions: both are private matters of jsonargparse, used here and in `_hint` alone.
+    jsonargparse's own messages name Python types, over several lines. So the setting is taken from its message, and the
+    type from the parser's actions. Both are private to jsonargparse, and used only here and in `_hint`.
     """
     message = one_line(error)
     match = re.match(r'Parser key "([\w.]+)"', message)
@@ -212,7 +212,7 @@ def explanation(parser: ArgumentParser, error: Exception, values: Mapping[str, A
 
 
 def wanted(parser: ArgumentParser, name: str) -> str:
-    """What the value of a setting looks like, as the end of "it must be"."""
+    """What the value of a setting must be, in words that continue "it must be"."""
     return described(_hint(parser, name))
 
 
@@ -221,7 +221,7 @@ def _hint(parser: ArgumentParser, name: str) -> Any:
 
 
 def described(hint: Any) -> str:
-    """A type in words; nothing for a type that has none."""
+    """A type in words; empty for a type that is not listed here."""
     ranges: dict[object, str] = {
         Fraction: "a number of at least 0 and below 1",
         NonNegativeFloat: "a number of at least 0",
@@ -242,14 +242,14 @@ def described(hint: Any) -> str:
 
 
 def _choices(hint: Any) -> list[str]:
-    """The words that a type admits."""
+    """The strings that a type allows."""
     if get_origin(hint) is Literal:
         return [str(choice) for choice in get_args(hint)]
     return [choice for part in get_args(hint) for choice in _choices(part)]
 
 
 def shown(value: Any) -> str:
-    """A value as it is written in YAML, in one line."""
+    """A value as in YAML, on one line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = one_line(value)
@@ -257,7 +257,7 @@ def shown(value: Any) -> str:
 
 
 def plain(values: Any) -> Any:
-    """Without jsonargparse's namespaces and number types, which a checkpoint could not be loaded with."""
+    """Values as plain Python types: with jsonargparse's own, a checkpoint could not be loaded."""
     if isinstance(values, Namespace):
         values = values.as_dict()
     if isinstance(values, dict):
@@ -268,7 +268,7 @@ def plain(values: Any) -> Any:
 
 
 def read_yaml(file: Path | str) -> Mapping[str, Any]:
-    """The content of a YAML file with settings; raises `SettingsError` where there is none, or it holds no mapping."""
+    """The content of a YAML file with settings; raises `SettingsError` if it cannot be read or is no mapping."""
     try:
         values = yaml.load(Path(file).read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -283,19 +283,19 @@ def read_yaml(file: Path | str) -> Mapping[str, Any]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML forbids a key to be there twice, and PyYAML takes the last one without a word."""
+    """YAML forbids duplicate keys, but PyYAML silently takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[tuple[str, str]] = set()
         for key, _ in node.value:
             name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
             if name in keys:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is set twice", key.start_mark)
             keys |= {name} if name else set()
         return super().construct_mapping(node, deep)
 
 
 def nearest_folder(name: str, start: Path | None = None) -> Path | None:
-    """The folder ``name`` in ``start`` (by default the current folder) or the nearest folder above that has one."""
+    """The folder ``name`` in ``start`` (by default the current folder), or in the nearest parent that has one."""
     start = (start or Path.cwd()).absolute()
     return next((folder / name for folder in (start, *start.parents) if (folder / name).is_dir()), None)

@@ -141,7 +141,7 @@ class Restless(Regressor):
 def test_a_model_that_answers_otherwise_when_loaded_is_marked_and_not_called_verified(project: Path) -> None:
     result = train(Restless)
     assert result.model_uri is None
-    assert "not verified: loaded back, its answers differ by up to" in result.card
+    assert "not verified: " in result.card
     run = run_of(result)
     assert run.info.status == "FINISHED"
     assert run.data.tags["dlcourse.verified"] == "false"

@@ -61,10 +61,8 @@ def test_names_that_no_font_has_are_numbered_and_that_is_said_once(
     families_for.cache_clear()
     assert "predicted: class 2" in shown
     assert "蜜蜂" not in shown
-    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "no font of this machine has every character of the class names; in figures they are numbered: "
-        "1 蚂蚁, 2 蜜蜂, 3 bees, 4 c"
-    ]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.endswith(": 1 蚂蚁, 2 蜜蜂, 3 bees, 4 c")
 
 
 def test_long_names_are_cut_off_and_formulas_are_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -412,7 +412,7 @@ def test_right_checksum_of_another_data_set_is_refused(project: Path, openml: Op
     description = json.loads(openml.answers[OpenML.DESCRIPTION])
     description["data_set_description"]["md5_checksum"] = checksum
     openml.answers[OpenML.DESCRIPTION] = json.dumps(description).encode()
-    assert "it is another data set than it was" in refused("--data.source", "pima")
+    assert "the data set has changed" in refused("--data.source", "pima")
     assert files(project) == []
 
 

@@ -1,1 +1,1 @@
-"""Evaluation: measuring, baselines, verdict, overfitting, cross-validation, comparison."""
+"""Evaluation: metrics, baselines, verdict, overfitting, cross-validation, comparison."""

@@ -1,4 +1,4 @@
-"""Evaluate, measure the baselines, judge: the same for a run, for a fold, and for what verdicts are checked by."""
+"""Evaluate a model and its baselines, and reach a verdict: for a run, for a fold, and for the verdict's benchmarks."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,10 +20,10 @@ from dlcourse.topics import Topic
 
 @dataclass(frozen=True)
 class Assessment:
-    """What a trained model came to.
+    """The evaluations of a trained model and of its baselines, with the verdict.
 
-    ``evaluation`` is that of the rows the model is judged by; the ``baselines`` are measured on the same rows.
-    ``shared_rows`` is how many of them are training rows again, by input and target.
+    ``evaluation`` is the one that the verdict is based on, on ``data.eval_split``; the ``baselines`` are evaluated on
+    the same rows. ``shared_rows`` is the number of these rows whose input and target are those of a training row.
     """
 
     evaluations: dict[Split, Evaluation]
@@ -34,7 +34,7 @@ class Assessment:
 
 
 def fitting_rows(data: CourseData) -> tuple[Tensor, Tensor]:
-    """What baselines are fitted to: the inputs and targets of the training rows."""
+    """The inputs and targets of the training rows, as baselines are fitted to them."""
     train = data.splits["train"]
     return with_every_class(data.rows.inputs[train], data.rows.targets[train], data.rows.classes)
 
@@ -42,13 +42,13 @@ def fitting_rows(data: CourseData) -> tuple[Tensor, Tensor]:
 def evaluate_splits(
     trainer: L.Trainer, model: CourseModel, data: CourseData, splits: Sequence[Split] = SPLITS
 ) -> dict[Split, Evaluation]:
-    """Measure a trained model on each split that has rows, with the Trainer's accelerator and precision."""
+    """Evaluate a trained model on each split that has rows, with the Trainer's accelerator and precision."""
     return {split: evaluate(trainer, model, data, split) for split in splits if len(data.splits[split])}
 
 
 def fit_baselines(topic: Topic, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
-    """Each baseline, fitted on the training rows and measured on the evaluation rows by the model's metrics."""
-    if not data.rows.targets.numel():  # only the weights are in the loss: there is nothing to predict
+    """Fit each baseline to the training rows, and evaluate it on ``data.eval_split`` by the model's metrics."""
+    if not data.rows.targets.numel():  # the loss depends on the weights alone: there is nothing to predict
         return {}
     rows, inputs = fitting_rows(data), data.rows.inputs[data.splits[data.eval_split]]
     return {
@@ -66,16 +66,16 @@ def judge_model(
     curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
     kept_epoch: int | None = None,
 ) -> Assessment:
-    """Judge a measured model by the test rows, without any by the validation rows, else by the training rows.
+    """Reach a verdict on ``data.eval_split``: the test rows, or without any the validation rows, or else training rows.
 
     Args:
         topic: The topic.
-        model: The model that was measured.
+        model: The trained model.
         data: Its data.
-        evaluations: Its evaluation on each split, that on ``data.eval_split`` among them.
-        baselines: Those of the baselines on ``data.eval_split``.
+        evaluations: Its evaluations by split, at least that on ``data.eval_split``.
+        baselines: The baselines' evaluations on ``data.eval_split``.
         curves: ``train/loss`` and ``val/loss``: (epoch, value).
-        kept_epoch: The epoch that the weights come from.
+        kept_epoch: The epoch of the kept weights.
     """
     evaluation, train = evaluations[data.eval_split], data.splits["train"]
     if topic.judge:
@@ -97,9 +97,9 @@ def judge_model(
 
 
 def final_metrics(evaluations: Iterable[Evaluation]) -> dict[str, float]:
-    """A run's final metrics: ``test/<metric>``, and ``best/<split>_<metric>`` of other rows, with 95 % intervals.
+    """A run's final metrics, with 95 % intervals: ``test/<metric>``, and ``best/<split>_<metric>`` for other splits.
 
-    A metric without a value on these rows, such as the AUROC of a single class, is left out.
+    A metric that is undefined on these rows, such as the AUROC of a single class, is left out.
     """
     metrics: dict[str, float] = {}
     for evaluation in evaluations:

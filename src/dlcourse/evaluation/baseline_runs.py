@@ -1,4 +1,4 @@
-"""The baselines of a run, each a run of its own beside it: measured once for the same rows, roles and code."""
+"""The baselines of a run, each a separate run in the store, evaluated once for the same rows, split and code."""
 
 from contextlib import suppress
 
@@ -17,12 +17,12 @@ from dlcourse.tracking.run import Run
 
 
 def measure_baselines(run: Run, topic: Topic, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
-    """Each of the topic's baselines on the rows that ``model`` is judged by, in the model's metrics.
+    """Evaluate each of the topic's baselines on ``data.eval_split`` by the model's metrics.
 
-    A baseline that the store already has for these rows and this code is read from there; any other is fitted, measured
-    on every split and kept as a run of its own.
+    If the store has a baseline for these rows and this code, its outputs are read from there. Otherwise it is fitted,
+    evaluated on every split, and saved as a separate run.
     """
-    if not data.rows.targets.numel():  # only the weights are in the loss: there is nothing to predict
+    if not data.rows.targets.numel():  # the loss depends on the weights alone: there is nothing to predict
         return {}
     rows, store = fitting_rows(data), run.store
     key = {"dlcourse.split": data.fingerprint, "dlcourse.judge": f"{data.eval_split} {model.primary_metric}"}
@@ -30,7 +30,7 @@ def measure_baselines(run: Run, topic: Topic, data: CourseData, model: CourseMod
     run.write()
     with store.lock("baselines"):
         known = {}
-        with suppress(Exception):  # a store that is gone does not cost the verdict
+        with suppress(Exception):  # without the store there is still a verdict
             if run.reachable:
                 known = store.baselines(topic.name, *key.values())
         for name, baseline in topic.baselines.items():

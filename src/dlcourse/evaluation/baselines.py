@@ -1,7 +1,7 @@
-"""Baselines: what a model has to beat. None of them takes a gradient step of its own.
+"""Baselines that a model has to beat.
 
-Each takes training inputs (N x shape) and targets, and gives a function from inputs to outputs, in float32 and in the
-form of a model's outputs. Linear models are scikit-learn's, on inputs in float64.
+Each takes training inputs (N x shape) and targets, and returns a function from inputs to float32 outputs of the same
+shape and meaning as a model's. Linear models are scikit-learn's, on inputs in float64.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ Baseline = Callable[[Tensor, Tensor], Predictor]
 
 
 def with_every_class(inputs: Tensor, targets: Tensor, classes: Sequence[object]) -> tuple[Tensor, Tensor]:
-    """The rows to fit a baseline to, with one more row for each class without any, at the mean of all inputs.
+    """Add a row at the mean of all inputs for each class that has none.
 
-    So a baseline knows every class, and gives none of them probability 0.
+    A baseline that is fitted to the result predicts every class with a probability above 0.
     """
     missing = sorted(set(range(len(classes))) - set(targets.tolist())) if classes else []
     if not missing:
@@ -37,16 +37,16 @@ def with_every_class(inputs: Tensor, targets: Tensor, classes: Sequence[object])
 
 
 def mean(inputs: Tensor, targets: Tensor) -> Predictor:
-    """The training targets' mean, whatever the input."""
+    """Always predicts the mean of the training targets."""
     value = targets.double().mean(0)
     return lambda rows: value.expand(len(rows), -1).float()
 
 
 def majority(inputs: Tensor, targets: Tensor) -> Predictor:
-    """The classes' frequencies among the training rows, as logits: the most frequent class wins, whatever the input.
+    """Always predicts the class frequencies of the training rows, as logits, and so the most frequent class.
 
-    Each class is counted with one row more than it has (Laplace smoothing), so that none has probability 0. Two classes
-    give one logit, that of class 1.
+    One row is added to the count of each class (Laplace smoothing), so that none has probability 0. Two classes have
+    one logit, that of class 1.
     """
     shares = torch.bincount(targets).double() + 1  # every class has a row: see with_every_class
     logits = (shares / shares.sum()).log()
@@ -55,12 +55,12 @@ def majority(inputs: Tensor, targets: Tensor) -> Predictor:
 
 
 def least_squares(inputs: Tensor, targets: Tensor) -> Predictor:
-    """Linear regression by least squares; of several solutions the one with the smallest weights."""
+    """Linear regression by least squares; of several solutions, the one with the smallest norm of the weights."""
     return _regression(LinearRegression(), inputs, targets)
 
 
 def ridge(inputs: Tensor, targets: Tensor) -> Predictor:
-    """Ridge regression with scikit-learn's own penalty, alpha = 1 (Hoerl and Kennard 1970)."""
+    """Ridge regression with scikit-learn's default penalty, alpha = 1 (Hoerl and Kennard 1970)."""
     return _regression(Ridge(), inputs, targets)
 
 
@@ -70,7 +70,7 @@ def _regression(estimator: Any, inputs: Tensor, targets: Tensor) -> Predictor:
 
 
 def logistic_regression(inputs: Tensor, targets: Tensor) -> Predictor:
-    """Logistic regression with scikit-learn's own penalty, C = 1."""
+    """Logistic regression with scikit-learn's default penalty, C = 1."""
     fitted = _fit(LogisticRegression(max_iter=1000), inputs, targets)
 
     def logits(rows: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def logistic_regression(inputs: Tensor, targets: Tensor) -> Predictor:
 
 
 def _fit(estimator: Any, inputs: Tensor, targets: Tensor) -> Pipeline:
-    """Fit to standardised inputs: penalties then mean the same for every feature."""
+    """Fit to standardised inputs, so that the penalty has the same effect on every feature."""
     labels = targets.double() if targets.is_floating_point() else targets
     return make_pipeline(StandardScaler(), estimator).fit(_table(inputs), labels.numpy())
 
@@ -93,7 +93,7 @@ def _table(inputs: Tensor) -> np.ndarray[Any, Any]:
 
 
 PIXEL_ROWS = 10_000
-"""Images to fit to: all 60,000 of FashionMNIST would take several times as long."""
+"""Number of images to fit to. All 60,000 of FashionMNIST would take several times as long."""
 
 
 def logistic_regression_on_pixels(inputs: Tensor, targets: Tensor) -> Predictor:
@@ -104,7 +104,7 @@ def logistic_regression_on_pixels(inputs: Tensor, targets: Tensor) -> Predictor:
 
     kept = torch.arange(0, len(inputs), max(len(inputs) // PIXEL_ROWS, 1))[:PIXEL_ROWS]
     images, labels = with_every_class(inputs[kept], targets[kept], range(int(targets.max()) + 1))
-    # 100 iterations do not converge, but come close enough.
+    # 100 iterations do not converge, but are close enough.
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         classifier = LogisticRegression(C=0.01, max_iter=100).fit(pixels(images), labels.numpy())
 
@@ -116,11 +116,11 @@ def logistic_regression_on_pixels(inputs: Tensor, targets: Tensor) -> Predictor:
 
 
 OF_IMAGES = {"majority": majority, "logistic-regression-on-10000-rows": logistic_regression_on_pixels}
-"""The baselines of every model of images."""
+"""The baselines of image classifiers."""
 
 
 def one_logit_per_class(baseline: Baseline) -> Baseline:
-    """The same baseline with two columns for two classes as well: 0, and the logit of class 1."""
+    """The same baseline, but with two columns for two classes: 0, and the logit of class 1."""
 
     def fitted(inputs: Tensor, targets: Tensor) -> Predictor:
         predict = baseline(inputs, targets)
@@ -135,14 +135,14 @@ def one_logit_per_class(baseline: Baseline) -> Baseline:
 
 
 def version(baseline: Baseline) -> str:
-    """16 hexadecimal digits that change with scikit-learn's version and with the file that the baseline is in."""
+    """16 hexadecimal digits that change with scikit-learn's version and with the source file of the baseline."""
     return hashlib.sha256(f"{sklearn.__version__} {_code(baseline)}".encode()).hexdigest()[:16]
 
 
 def _code(baseline: Any) -> str:
     try:
         code = inspect.getsource(inspect.getmodule(baseline) or baseline)
-    except (OSError, TypeError):  # typed into an interpreter
+    except (OSError, TypeError):  # defined in an interpreter, without a source file
         code = baseline.__code__.co_code.hex() if isinstance(baseline, FunctionType) else repr(type(baseline))
     inner = [cell.cell_contents for cell in getattr(baseline, "__closure__", None) or ()]
     return "".join([getattr(baseline, "__qualname__", ""), code, *map(_code, filter(callable, inner))])

@@ -1,4 +1,4 @@
-"""Experiments side by side: each trained with as many seeds, in one table and one figure."""
+"""Compare experiments, each trained with the same number of seeds, in one table and one figure."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ from dlcourse.reporting.result import Result
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results of several experiments, by name, a result a seed. ``lost`` is what is not in the store, and why."""
+    """Results by experiment, one per seed. ``lost`` maps whatever is not in the store to the reason."""
 
     topic: str
     run_id: str
@@ -37,15 +37,15 @@ class Comparison:
         return not self.lost and not any(each.lost for results in self.results.values() for each in results)
 
     def as_dict(self) -> dict[str, Any]:
-        """All that JSON can hold."""
+        """The fields as plain types for JSON."""
         results = {name: [each.as_dict() for each in results] for name, results in self.results.items()}
         return {"topic": self.topic, "run_id": self.run_id, "results": results, "lost": self.lost}
 
 
 def _chosen_by(results: dict[str, list[Result]]) -> tuple[str, Split]:
-    """The metric that experiments are ranked by, and the split.
+    """The metric and the split that experiments are ranked by.
 
-    Validation rows, so that test rows do not choose; training rows where no experiment has any.
+    Never the test rows: the validation rows, or the training rows if no experiment has any validation rows.
     """
     trained = [each for experiment in results.values() for each in experiment]
     metric = next((each for each in trained if each.verdict.sentence != "diverged"), trained[0]).primary_metric
@@ -53,10 +53,10 @@ def _chosen_by(results: dict[str, list[Result]]) -> tuple[str, Split]:
 
 
 def _figures(results: list[Result], metric: str, split: Split) -> list[float]:
-    """What each training that did not diverge came to, with the weights that are kept."""
+    """The metric of the kept weights, for each training that did not diverge."""
     figures = []
     for each in results:
-        # After a refit the validation rows are training rows: what counts is what they chose by.
+        # After a refit the validation rows are training rows: take the value by which the epoch was chosen.
         chosen = dict(each.history.get(f"{split}/{metric}", [])).get(int(each.metrics["best/epoch"]))
         figure = each.metrics.get(f"best/{split}_{metric}", chosen)
         if figure is not None and each.verdict.sentence != "diverged":
@@ -65,7 +65,7 @@ def _figures(results: list[Result], metric: str, split: Split) -> list[float]:
 
 
 def _rank(results: list[Result], metric: str, split: Split) -> float:
-    """The better, the smaller; an experiment with a training that cannot be ranked comes last."""
+    """Sort key, smaller for better experiments; infinite if one of the trainings cannot be ranked."""
     figures = _figures(results, metric, split)
     if len(figures) < len(results):
         return math.inf
@@ -85,7 +85,7 @@ def _cells(results: list[Result], metric: str, split: Split) -> list[str]:
 
 
 def plot_curves(results: dict[str, list[Result]]) -> Figure:
-    """Training loss over the epochs: of each experiment a colour, of each seed a line."""
+    """Training loss over the epochs: one colour per experiment, one line per seed."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     for place, (name, trained) in enumerate(results.items()):
@@ -93,7 +93,7 @@ def plot_curves(results: dict[str, list[Result]]) -> Figure:
             points = result.history.get("train/loss", [])
             epochs, values = [epoch for epoch, _ in points], [value for _, value in points]
             axes.plot(epochs, values, color=f"C{place % 10}", linewidth=1.2, label=name if number == 0 else None)
-    axes.set(xlabel="epoch", ylabel="training loss", title="Experiments side by side")
+    axes.set(xlabel="epoch", ylabel="training loss", title="Training loss of the experiments")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -1,4 +1,4 @@
-"""Repeated K-fold cross-validation: one figure with an honest spread, where one split would be a throw of dice."""
+"""Repeated K-fold cross-validation: a mean over many test sets, with an interval that allows for shared rows."""
 
 import dataclasses
 import logging
@@ -32,10 +32,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean and standard deviation of a figure over the folds, and the mean's 95 % interval.
+    """Mean and standard deviation of a metric over the folds, and the mean's 95 % interval.
 
-    The interval is Student's with the error of Nadeau and Bengio (2003), ``sd * sqrt(1 / (K R) + 1 / (K - 1))`` for K
-    folds and R repeats: the folds share their training rows, so that the usual one would be too small by far.
+    The interval is Student's t with the standard error of Nadeau and Bengio (2003),
+    ``sd * sqrt(1 / (K R) + 1 / (K - 1))`` for K folds and R repeats. The folds share their training rows, so the usual
+    standard error would be far too small.
     """
 
     mean: float
@@ -48,7 +49,7 @@ class Estimate:
 
 
 def estimate(values: list[float], folds: int) -> Estimate:
-    """From one value a fold; K R values for R repeats of K folds."""
+    """The estimate from one value per fold: K R values for R repeats of K folds."""
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
     error = std * (1 / len(values) + 1 / (folds - 1)) ** 0.5
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
@@ -66,12 +67,14 @@ def compare(values: list[float], others: list[float], folds: int, higher_is_bett
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """What a cross-validation came to: each figure by the metric's name, those of baselines by baseline, then metric.
+    """The result of a cross-validation.
 
     Attributes:
-        differences: The model's figures minus each baseline's on the same folds.
+        estimates: The model's estimate by metric.
+        baselines: The baselines' estimates by baseline, then metric.
+        differences: The model's metric minus the baseline's on the same folds, by baseline, then metric.
         sentence: The verdict.
-        lost: What is not in the store, and why; complete when the run has ended.
+        lost: Whatever is not in the store, with the reason; complete when the run has ended.
     """
 
     topic: str
@@ -93,7 +96,7 @@ class CrossValidation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What the run logs: means, standard deviations and intervals, and those of each baseline and difference."""
+        """What the run logs: means, standard deviations and intervals, and each baseline's mean and difference."""
         metrics: dict[str, float] = {}
         for name, each in self.estimates.items():
             metrics |= {f"test/{name}": each.mean, f"test/{name}_std": each.std}
@@ -110,14 +113,14 @@ class CrossValidation:
 
     @property
     def card(self) -> str:
-        """The verdict and figures for people."""
+        """The verdict and the metrics as readable text."""
         lines = [("verdict", self.sentence)]
         for name, mine in self.estimates.items():
             lines.append((f"test {name}", str(mine)))
             for baseline, estimates in self.baselines.items():
                 difference = self.differences[baseline][name]
                 text = f"{difference.rounded_like(mine.mean)}, {difference.comparison}"
-                lines.append(("", f"{baseline} {estimates[name]}; minus that {text}"))
+                lines.append(("", f"{baseline} {estimates[name]}; difference {text}"))
         lines.append(("", f"mean and corrected 95 % interval over {self.repeats} x {self.folds} folds"))
         lines.append(("run", f"{self.run_id} in {self.store}"))
         return in_columns(f"{self.topic}: {self.run_name}", lines)
@@ -126,19 +129,19 @@ class CrossValidation:
         return self.card
 
     def as_dict(self) -> dict[str, Any]:
-        """All that JSON can hold."""
+        """The fields as plain types for JSON."""
         return {**dataclasses.asdict(self), "card": self.card}
 
 
 def cross_validate(request: Request, folds: int, repeats: int, name: str | None = None) -> CrossValidation:
-    """Train and measure a topic's model on each of K folds, R times: one run for all, with a light one a fold in it.
+    """Train and evaluate a topic's model on each of K folds, R times: one parent run, with a small child run per fold.
 
     Raises:
         SettingsError: There are fewer than 2 folds, more than rows of a class, or several devices.
         CourseError: A fold's training diverged.
     """
     if folds < 2:
-        raise SettingsError("--folds must be at least 2: a part to test on and a part to train on")
+        raise SettingsError("--folds must be at least 2: one to test on and the others to train on")
     if count_processes(request.settings.trainer) > 1:
         devices = request.settings.trainer["devices"]
         raise SettingsError(
@@ -147,7 +150,7 @@ def cross_validate(request: Request, folds: int, repeats: int, name: str | None 
     topic = request.topic
     data, settings = load_data(topic, request.settings)
     for number in range(folds):
-        data.fold(number, folds)  # a class that is too small is told of before anything is written
+        data.fold(number, folds)  # raises if a class is too small, before a run is started
     name = f"{name or request.run_name}, {repeats} x {folds} folds"
     with open_store().start_run(topic.name, name, {"dlcourse.kind": "cross-validation"}) as parent:
         log_start(parent, topic, data, settings)
@@ -181,7 +184,7 @@ def cross_validate(request: Request, folds: int, repeats: int, name: str | None 
 def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple[CourseModel, Assessment]:
     model = new_model(topic, data, settings)
     monitor = topic.monitor if len(data.splits["val"]) else None
-    # TensorBoard's files go beside the checkpoints' folder, and stay.
+    # TensorBoard's files are written beside the folder of the checkpoints, and are kept.
     with tempfile.TemporaryDirectory(dir=run.path("checkpoints").parent) as folder:
         fitted = fit(topic, run, data, model, settings, monitor, Path(folder), light=True)
         if fitted.divergence.epoch is not None:
@@ -236,7 +239,7 @@ def _sentence(
     baselines: Mapping[str, Mapping[str, Estimate]],
     differences: Mapping[str, Mapping[str, Difference]],
 ) -> str:
-    """Like the verdict on one split: against the trivial baseline first, then against the best other."""
+    """Like the verdict of a run: compare with the trivial baseline first, then with the best of the others."""
     trivial, *others = baselines
     quantities = dict.fromkeys(("loss", model.primary_metric))
     std = float(np.mean([each.baselines[trivial].losses.std(correction=0) for each in assessments]))

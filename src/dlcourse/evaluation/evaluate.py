@@ -1,4 +1,4 @@
-"""Measure a model, or outputs from elsewhere, on the rows of one split."""
+"""Evaluate a model, or the outputs of something else, on the rows of one split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Outputs(Callback):
-    """Keeps what the test steps return: the outputs of each batch."""
+    """Collect what ``test_step`` returns: the outputs of each batch."""
 
     def __init__(self) -> None:
         self.batches: list[Tensor] = []
@@ -28,13 +28,13 @@ class _Outputs(Callback):
 
 
 def evaluate(trainer: L.Trainer, model: CourseModel, data: CourseData, split: Split) -> Evaluation:
-    """Measure a model on one split, on one device, with the accelerator and precision of ``trainer``.
+    """Evaluate a model on one split, with the accelerator and precision of ``trainer``, but on one device.
 
-    Several devices would repeat some rows, to have as many each. The model is moved to that device.
+    On several devices some rows would be repeated to give each device the same number. Moves the model to the device.
     """
     outputs = _Outputs()
     tester = L.Trainer(
-        accelerator=trainer.strategy.root_device.type,  # the name: given the object, mixed precision assumes a GPU
+        accelerator=trainer.strategy.root_device.type,  # by name: with the object, mixed precision assumes a GPU
         devices=1,
         precision=trainer.precision,
         logger=False,
@@ -50,7 +50,7 @@ def evaluate(trainer: L.Trainer, model: CourseModel, data: CourseData, split: Sp
 
 
 def evaluate_outputs(model: CourseModel, data: CourseData, split: Split, outputs: Tensor) -> Evaluation:
-    """Measure the outputs of something else, such as a baseline, by the model's metrics: N x outputs for the split."""
+    """Evaluate outputs of something else, such as a baseline, N x outputs, by the model's metrics."""
     targets, predictions = data.rows.targets[data.splits[split]], model.predictions(outputs)
     metrics = {name: float(metric(predictions, targets)) for name, metric in model.metrics().items()}
     return _evaluation(model, data, split, outputs, metrics)
@@ -66,6 +66,6 @@ def _evaluation(
 
 
 def values_of(model: CourseModel, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Each row's scores by metric, and its "loss": float64, N each."""
+    """The metrics of each row by name, and its "loss": float64, N each."""
     scores = {name: values.double() for name, values in model.per_sample_metrics(outputs, targets).items()}
     return {**scores, "loss": model.per_sample_loss(outputs, targets).double()}

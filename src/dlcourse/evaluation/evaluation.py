@@ -1,4 +1,4 @@
-"""The result of measuring a model on the rows of one split."""
+"""The evaluation of a model on the rows of one split."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +13,8 @@ from dlcourse.evaluation.intervals import interval_of_mean
 class Evaluation:
     """One pass over a split in evaluation mode.
 
-    ``metrics`` are by plain name (``loss``, ``mse``). ``outputs`` are N x outputs, and ``targets`` as in the data.
-    ``losses`` and each of ``scores`` hold one number for each row: float64, N.
+    ``metrics`` have names without a prefix (``loss``, ``mse``). ``outputs`` are N x outputs, and ``targets`` as in the
+    data. ``losses`` and each of ``scores`` (the metrics of single rows) are float64, N.
     """
 
     split: Split
@@ -26,12 +26,12 @@ class Evaluation:
 
     @property
     def values(self) -> dict[str, Tensor]:
-        """Losses and scores by name."""
+        """The loss and the metrics of each row, by name."""
         return {**self.scores, "loss": self.losses}
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """The 95 % interval of each metric that is a mean over rows; none where there is one row."""
+        """The 95 % interval of each metric that is a mean over rows; empty if there is only one row."""
         return {
             name: interval_of_mean(values)
             for name, values in self.values.items()

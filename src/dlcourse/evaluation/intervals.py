@@ -1,4 +1,4 @@
-"""95 % intervals of means and of shares."""
+"""95 % intervals of means and of proportions."""
 
 from scipy import stats
 from torch import Tensor
@@ -7,12 +7,12 @@ CONFIDENCE = 0.95
 
 
 def are_shares(values: Tensor) -> bool:
-    """Whether each of N values is 0 or 1, so that their mean is a share of the rows."""
+    """Whether each of N values is 0 or 1, so that their mean is a proportion."""
     return bool(((values == 0) | (values == 1)).all())
 
 
 def interval_of_mean(values: Tensor) -> tuple[float, float]:
-    """The 95 % interval of the mean of N values: Wilson's (1927) for a share, else Student's t.
+    """The 95 % interval of the mean of N values: Wilson's (1927) for a proportion, else Student's t.
 
     NaN for a single value that is neither 0 nor 1.
     """
@@ -26,6 +26,6 @@ def interval_of_mean(values: Tensor) -> tuple[float, float]:
 
 
 def interval_of_share(count: int, rows: int) -> tuple[float, float]:
-    """The 95 % interval of the share ``count / rows`` (Wilson 1927)."""
+    """The 95 % interval of the proportion ``count / rows`` (Wilson 1927)."""
     interval = stats.binomtest(count, rows).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)

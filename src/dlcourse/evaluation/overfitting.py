@@ -1,25 +1,27 @@
-"""Does it overfit now? What the validation rows say of an epoch that the training rows do not."""
+"""Overfitting, by comparing the epoch with the lowest validation loss with the last epoch."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
 LEAST_RISE = 0.02
-"""Share by which the validation loss must have risen above its lowest for that to be spoken of."""
+"""The validation loss must have risen above its lowest value by this fraction,"""
 LEAST_FALL = 0.1
-"""Share by which the training loss must have fallen meanwhile."""
+"""the training loss must have fallen by this fraction in the same epochs,"""
 STANDARD_ERRORS = 0.5
-"""And by how many standard errors, of the paired differences of the validation rows' losses."""
+"""and the rise must be this many standard errors of the paired differences of the validation rows' losses."""
 
 
 @dataclass(frozen=True)
 class Overfitting:
-    """What the curves say. ``epoch`` is the one from which validation loss rose while training loss fell, or None.
+    """How the losses changed from the epoch with the lowest validation loss to the last one, in evaluation mode.
 
-    ``rise`` is the validation loss of the last epoch over its lowest, less 1, and ``standard_errors`` how many of them,
-    by the paired differences of the rows' losses, that rise is away from none. ``fall`` is 1 less the training loss of
-    the last epoch over that of the epoch of the lowest validation loss. ``gap`` is validation loss less training loss
-    at that epoch. All of them are measured in evaluation mode.
+    Attributes:
+        epoch: The epoch with the lowest validation loss if the model overfits from there on, else None.
+        rise: Relative increase of the validation loss.
+        fall: Relative decrease of the training loss.
+        standard_errors: The increase in standard errors of the paired differences of the validation rows' losses.
+        gap: Validation loss minus training loss, in the epoch with the lowest validation loss.
     """
 
     epoch: int | None
@@ -50,10 +52,9 @@ class _Epoch:
 
 
 def compare_epochs(lowest: _Epoch, last: _Epoch) -> Overfitting:
-    """Overfitting: from the lowest validation loss to the last epoch it rose by `LEAST_RISE` and by `STANDARD_ERRORS`,
-    while the training loss fell by `LEAST_FALL`.
+    """Overfitting: validation loss rose by `LEAST_RISE` and `STANDARD_ERRORS`, and training loss fell by `LEAST_FALL`.
 
-    A description of the curves with measured error rates (docs/verdict.md), not a significance test.
+    This describes the curves, with measured error rates (docs/verdict.md); it is not a significance test.
     """
     difference = last.losses - lowest.losses
     rise = (last.loss - lowest.loss) / max(abs(lowest.loss), 1e-12)

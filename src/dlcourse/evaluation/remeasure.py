@@ -1,4 +1,4 @@
-"""Measure a trained model once more, from its checkpoint alone."""
+"""Evaluate a trained model again, from its checkpoint alone."""
 
 from pathlib import Path
 
@@ -14,24 +14,25 @@ from dlcourse.training.trainer import make_trainer
 
 
 def test(topic: str | Topic, *, run: str | None = None, checkpoint: str | Path | None = None) -> dict[str, float]:
-    """Measure a trained model on its own test rows once more, from its checkpoint alone; nothing is written.
+    """Evaluate a trained model on its test rows again, from its checkpoint alone. Writes nothing to the store.
 
-    It is computed in the precision of the training, as far as this hardware has it.
+    The precision is that of the training, if this hardware supports it.
 
     Args:
-        topic: A topic's name, or a `Topic` of one's own.
-        run: Id or name of the run whose kept weights are measured.
-        checkpoint: A checkpoint file to measure instead.
+        topic: A topic's name, or your own `Topic`.
+        run: Id or name of the run whose kept weights are evaluated.
+        checkpoint: A checkpoint file to evaluate instead.
 
     Returns:
-        ``test/<metric>`` with 95 % intervals; of validation or training rows (``best/...``) without test rows.
+        ``test/<metric>`` with 95 % intervals; without test rows ``best/...``, on validation or training rows.
 
     Raises:
-        CourseError: There is no such run, or the file is no checkpoint of this topic.
+        SettingsError: Both or neither of ``run`` and ``checkpoint`` are set.
+        CourseError: There is no such run, its rows have changed, or the file is not a checkpoint of this topic.
     """
     topic = topic if isinstance(topic, Topic) else topics.find(topic)
     if (run is None) == (checkpoint is None):
-        raise SettingsError("say what to test: either --run with a run's id or name, or --checkpoint with a file")
+        raise SettingsError("specify what to test: either --run with a run's id or name, or --checkpoint with a file")
     store = open_store() if run else None
     stored = store.find_run(run, topic.name) if store and run else None
     path = kept_checkpoint(store.files_of(stored)) if store and stored else Path(str(checkpoint))
@@ -41,7 +42,7 @@ def test(topic: str | Topic, *, run: str | None = None, checkpoint: str | Path |
     if stored and stored.data.tags["dlcourse.split"] != data.fingerprint:
         raise CourseError(
             f"the rows of {stored.info.run_name} ({stored.info.run_id}) or their split have changed since: restore its "
-            "data, or train anew"
+            "data, or train again"
         )
     if path.parent.name == "refit":
         data.refit()

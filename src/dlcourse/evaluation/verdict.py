@@ -1,7 +1,7 @@
-"""What can honestly be said of a run: whether it learned anything, and how it compares with the baselines.
+"""The verdict on a run: whether the model learned anything, and how it compares with the baselines.
 
-A model is judged by its loss and by its primary metric. Every claim in one direction is tested at 2.5 %, so that both
-together claim at most 5 % of what is not so (Bonferroni).
+It is based on the loss and the primary metric. Every one-sided claim is tested at 2.5 %, so that the probability of any
+false claim among the two is at most 5 % (Bonferroni).
 """
 
 import math
@@ -21,16 +21,16 @@ from dlcourse.evaluation.intervals import CONFIDENCE, are_shares, interval_of_me
 LEVEL = (1 - CONFIDENCE) / 2
 PERMUTATIONS = 999
 LEAST_EFFECT = 0.01
-"""Glass's delta: the least gain that is spoken of, in standard deviations of the trivial baseline's losses."""
+"""Glass's delta: the smallest gain that counts, in standard deviations of the trivial baseline's losses."""
 LEAST_ROWS = 20
-"""Fewer are too few for a paired t-test, and for the skewness by which its use is decided."""
+"""Fewer rows are too few for a paired t-test, and for an estimate of the skewness that decides whether to use it."""
 LEAST_RARE_ROWS = 10
-"""Of the classes with fewer rows than this there must be as many together: what is never seen has no spread."""
+"""The classes with fewer rows than this must have as many together: otherwise their losses may be missing entirely."""
 COCHRAN = 25.0
-"""Rows that a mean needs for each unit of squared skewness (Cochran 1977, Sampling Techniques, section 2.15)."""
+"""Rows needed per unit of squared skewness (Cochran 1977, Sampling Techniques, section 2.15)."""
 STILL_FALLING = 0.05
-"""Share of what it is behind that the training loss must gain in the last tenth of the epochs, not to be stuck: at a
-slower pace it would take more than twice as long again."""
+"""A training is stuck if the last tenth of its epochs closed less than this fraction of the gap to the linear model: at
+that rate it would need more than twice as many epochs again."""
 
 Comparison = Literal["better", "worse", "not told apart", "not tested"]
 ROWS_OF = {"test": "test rows", "val": "validation rows"}
@@ -38,9 +38,9 @@ ROWS_OF = {"test": "test rows", "val": "validation rows"}
 
 @dataclass(frozen=True)
 class Difference:
-    """A model's mean less a baseline's over the same rows, with its 95 % interval.
+    """A model's mean minus a baseline's over the same rows, with its 95 % interval.
 
-    ``rule`` says why nothing is claimed where it was not tested.
+    ``rule`` is the rule by which the difference was not tested, if there is one.
     """
 
     mean: float
@@ -50,7 +50,7 @@ class Difference:
     rule: str = ""
 
     def rounded_like(self, value: float) -> str:
-        """Rounded as a value is to four digits: what lies below is of no interest, and another on each processor."""
+        """Rounded like a value with four significant digits: further digits differ between processors."""
         places = max(3 - math.floor(math.log10(abs(value))), 0) if value else 4
         mean, low, high = (f"{each:+z.{places}f}" for each in (self.mean, self.low, self.high))
         return f"{mean} ({self.rule or f'{low} to {high}'})"
@@ -61,11 +61,14 @@ NO_DIFFERENCE = Difference(0.0, 0.0, 0.0, "not told apart")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one run shows of one model. Of its settings only several seeds would tell.
+    """The verdict on one trained model. A claim about its settings would need several seeds.
 
-    ``sentence`` begins with one of: diverged, learned nothing, learned, fitted, stuck, unfinished, converged.
-    ``learned`` is None where it cannot be known, since every row was a training row. ``p_values`` are those of the
-    permutation tests and ``differences`` those to each baseline: of "loss", and of the primary metric if it is another.
+    Attributes:
+        sentence: It begins with one of: diverged, learned nothing, learned, fitted, stuck, unfinished, converged.
+        learned: None if that cannot be known, since every row was a training row.
+        p_values: Those of the permutation tests, of "loss" and of the primary metric if it is not the loss.
+        differences: The differences to each baseline, by baseline, then by the same quantities.
+        advice: What to do about it; empty if there is nothing to do.
     """
 
     sentence: str
@@ -77,7 +80,7 @@ class Verdict:
 
 
 def diverged(epoch: int, loss: float, lr: float, standardized: bool) -> Verdict:
-    """The verdict on a training whose loss left the range of numbers."""
+    """The verdict on a training that diverged."""
     remedy = f"lower --model.lr ({lr:g})"
     if not standardized:
         remedy += " or standardise the inputs (--data.standardize true)"
@@ -96,23 +99,23 @@ def judge(
     curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
     kept_epoch: int | None = None,
 ) -> Verdict:
-    """Judge a model by what it says of the rows of one split.
+    """The verdict on a model, from its evaluation on one split.
 
-    It has learned if its loss is lower with the rows' own targets than with shuffled ones (a permutation test: Good
-    2005, chapter 3) and lower than the trivial baseline's by `LEAST_EFFECT`; or if the same holds of its primary
-    metric, and a paired test calls that better too. Training rows cannot show learning, since a network can learn them
-    by heart: of them the sentence says how well they are fitted.
+    It has learned if its loss is lower with the rows' own targets than with permuted ones (a permutation test: Good
+    2005, chapter 3), and lower than the trivial baseline's by `LEAST_EFFECT`; or if both hold for its primary metric,
+    and a paired test finds that better than the baseline's. Training rows cannot show learning, since a network can
+    memorise them: for them the sentence says how well they are fitted.
 
     Args:
         measured: The model's evaluation.
-        shuffled: From an order of the rows to the model's values, N each, with the targets in that order: "loss", and
-            the primary metric.
+        shuffled: Takes a permutation of the rows, and returns the values of each row with the targets in that order, N
+            each: "loss" and the primary metric.
         baselines: The baselines' evaluations on the same rows; the trivial one first.
         primary_metric: One of the evaluations' scores.
-        higher_is_better: Whether that metric is to rise. The loss is to fall.
-        training_classes: The classes that there are training rows of; none for a regression.
+        higher_is_better: Whether higher values of that metric are better. For the loss, lower ones always are.
+        training_classes: The classes of the training rows; empty for a regression.
         curves: ``train/loss`` and ``val/loss``: (epoch, value).
-        kept_epoch: The epoch whose weights were measured.
+        kept_epoch: The epoch of the evaluated weights.
     """
     quantities = quantities_of(measured, primary_metric, higher_is_better)
     differences = compare_with(measured, baselines, quantities, training_classes)
@@ -146,13 +149,13 @@ def judge(
         sentence = f"learned: a better loss than {trivial}, but a worse {primary_metric}"
     else:
         sentence = f"learned: {against(best, differences[best], rows)}"
-        if best == trivial and "better" not in sentence:  # known by the permutation test, which takes fewer rows
+        if best == trivial and "better" not in sentence:  # shown by the permutation test, which needs fewer rows
             sentence = sentence.replace("learned:", "learned: its outputs follow the targets, but")
     return Verdict(sentence, any(learned.values()), measured.split, p_values, differences, advice)
 
 
 def quantities_of(measured: Evaluation, primary_metric: str, higher_is_better: bool) -> dict[str, bool]:
-    """What a model is judged by, and whether it is to rise: its loss, and its primary metric if that is another."""
+    """The quantities of the verdict, and whether higher is better: the loss, and the primary metric if it differs."""
     is_loss = torch.equal(measured.values[primary_metric], measured.losses)
     return {"loss": False} if is_loss else {"loss": False, primary_metric: higher_is_better}
 
@@ -163,7 +166,7 @@ def compare_with(
     quantities: Mapping[str, bool],
     training_classes: Sequence[int] = (),
 ) -> dict[str, dict[str, Difference]]:
-    """A model beside each baseline on the same rows, by baseline, then quantity."""
+    """The differences between a model and each baseline on the same rows, by baseline, then quantity."""
     rule = _rule_of_classes(measured.targets, training_classes)
     return {
         name: {
@@ -175,7 +178,7 @@ def compare_with(
 
 
 def against(name: str, differences: Mapping[str, Difference], rows: str, what: str = "this model") -> str:
-    """How a model compares with a baseline, in a sentence that claims what was tested and no more."""
+    """How a model compares with a baseline, in a sentence that claims only what was tested."""
     by = {
         comparison: " and ".join(
             quantity for quantity, difference in differences.items() if difference.comparison == comparison
@@ -196,12 +199,12 @@ def against(name: str, differences: Mapping[str, Difference], rows: str, what: s
 
 
 def compare(values: Tensor, others: Tensor, *, higher_is_better: bool = False, rule: str = "") -> Difference:
-    """Which of two models is better on the same rows, by a value a row, N each: each direction is tested at 2.5 %.
+    """Which of two models is better on the same rows, from N values each. Each direction is tested at 2.5 %.
 
-    Of shares (1 where a row is right, else 0) by McNemar's exact test, which holds its level whatever the rows, with
-    the interval of Bonett and Price (2012); of other values by a paired t-test, which does not: nothing is claimed
-    from fewer than `LEAST_ROWS` rows, from differences that are skewed against the claim by more than Cochran's rule
-    admits, or where ``rule``, if it is not empty, forbids it.
+    Proportions (a value is 1 if the row is right, else 0) are compared by McNemar's exact test, whose error rate never
+    exceeds its level, with the interval of Bonett and Price (2012). Other values are compared by a paired t-test, whose
+    error rate may exceed its level. So nothing is claimed if there are fewer than `LEAST_ROWS` rows, if the differences
+    are skewed against the claim by more than Cochran's rule allows, or if ``rule`` is not empty.
     """
     difference = np.asarray(values - others, dtype=float)
     mean, rows = float(difference.mean()), len(difference)
@@ -214,11 +217,11 @@ def compare(values: Tensor, others: Tensor, *, higher_is_better: bool = False, r
         low, high = interval_of_mean(torch.from_numpy(difference))
         differs = low > 0 or high < 0
         if rows < LEAST_ROWS:
-            rule = f"{LEAST_ROWS} rows are the least for a paired t-test"
+            rule = f"a paired t-test needs at least {LEAST_ROWS} rows"
         elif not rule and differs:
             against_claim = -np.sign(mean) * _skewness(difference)
             if against_claim > 0 and rows < (needed := COCHRAN * against_claim**2):
-                rule = f"too skewed for {rows} rows: a paired t-test needs {needed:.0f}, by Cochran's rule"
+                rule = f"too skewed for a paired t-test: by Cochran's rule it needs {needed:.0f} rows, not {rows}"
     if not differs:
         return Difference(mean, low, high, "not tested" if rows < 2 else "not told apart")
     if rule:
@@ -227,14 +230,14 @@ def compare(values: Tensor, others: Tensor, *, higher_is_better: bool = False, r
 
 
 def _skewness(values: np.ndarray[Any, Any]) -> float:
-    """Third moment over the 1.5th power of the second; 0 where all values are equal (where scipy warns)."""
+    """The third central moment over the second to the power of 1.5; 0 if all values are equal (scipy would warn)."""
     centred = values - values.mean()
     variance = float((centred**2).mean())
     return float((centred**3).mean()) / variance**1.5 if variance else 0.0
 
 
 def _interval_of_paired_shares(more: int, fewer: int, rows: int) -> tuple[float, float]:
-    """The adjusted Wald interval of Bonett and Price (2012): one row more of each kind that differs."""
+    """The adjusted Wald interval of Bonett and Price (2012), which adds one row to each kind that differs."""
     one, other = (more + 1) / (rows + 2), (fewer + 1) / (rows + 2)
     error = ((one + other - (one - other) ** 2) / (rows + 2)) ** 0.5
     half = float(stats.norm.ppf(1 - LEVEL)) * error
@@ -242,9 +245,9 @@ def _interval_of_paired_shares(more: int, fewer: int, rows: int) -> tuple[float,
 
 
 def _rule_of_classes(targets: Tensor, training_classes: Sequence[int]) -> str:
-    """Why no mean over rows is to be relied on, or nothing: the rows of a rare class can have losses of another size.
+    """The rule by which means over rows are unreliable, or an empty string: rows of a rare class may have other losses.
 
-    Of 50 rows of which one in twenty is of the rare class, every thirteenth sample has none of it.
+    With 50 rows and a class that makes up one in twenty, one in thirteen samples contains none of it.
     """
     if not training_classes:
         return ""
@@ -252,7 +255,7 @@ def _rule_of_classes(targets: Tensor, training_classes: Sequence[int]) -> str:
     rare = counts[counts < LEAST_RARE_ROWS]
     if not len(rare) or int(rare.sum()) >= LEAST_RARE_ROWS:
         return ""
-    return f"{int(rare.sum())} rows of the rare classes, and a paired t-test needs {LEAST_RARE_ROWS}"
+    return f"{int(rare.sum())} rows of rare classes: a paired t-test needs {LEAST_RARE_ROWS}"
 
 
 def permutation_test(
@@ -260,15 +263,15 @@ def permutation_test(
     higher_is_better: Mapping[str, bool],
     shuffled: Callable[[Tensor], Mapping[str, Tensor]],
 ) -> dict[str, float]:
-    """How often shuffled targets give as good a mean as the rows' own, by quantity: one-sided p-values.
+    """One-sided p-values by quantity: how often permuted targets give a mean as good as that of the real ones.
 
-    Exact for any number of rows and any values, where targets have nothing to do with inputs. Ends early where
-    no p-value can fall below `LEVEL` any more (Besag and Clifford 1991).
+    Exact for any number of rows and any values if targets and inputs are independent. Stops early when no p-value can
+    fall below `LEVEL` any more (Besag and Clifford 1991).
     """
     enough = round(LEVEL * (PERMUTATIONS + 1)) + 1
     generator = torch.Generator().manual_seed(0)
     counts, p_values = dict.fromkeys(values, 0), dict[str, float]()
-    # The same values in another order may sum up a little differently.
+    # Sums of the same values in another order may differ by rounding.
     means = {
         name: (float(each.double().mean()), 1e-6 * float(each.double().abs().mean())) for name, each in values.items()
     }
@@ -287,7 +290,7 @@ def permutation_test(
 
 
 def _is_gain(values: Tensor, trivial: Tensor, higher_is_better: bool) -> bool:
-    """Whether the mean is better than the trivial baseline's by enough to speak of."""
+    """Whether the mean is better than the trivial baseline's by at least `LEAST_EFFECT`."""
     gain = float((values - trivial).mean())
     gain = gain if higher_is_better else -gain
     return gain > 0 and gain >= LEAST_EFFECT * float(trivial.std(correction=0))
@@ -301,18 +304,18 @@ def _fitted(
     is_gain: bool,
     curves: Mapping[str, Sequence[tuple[int, float]]],
 ) -> tuple[str, str]:
-    """Headline and advice for a model that is judged by the rows it was trained on."""
+    """Sentence and advice for a model that is evaluated on its training rows."""
     trivial = next(iter(baselines))
     if not is_gain:
         return f"learned nothing: fits its training rows no better than {trivial}", ""
-    # A network holds the linear model within it: on its own training rows nothing excuses being worse.
+    # A network can represent the linear model, so on its own training rows it should not be worse.
     behind = float((measured.losses - baselines[best].losses).mean())
     if behind > LEAST_EFFECT * float(baselines[trivial].losses.std(correction=0)):
         curve = [value for _, value in curves.get("train/loss", ())]
         if len(curve) > 1 and curve[-1 - max(len(curve) // 10, 1)] - curve[-1] < STILL_FALLING * behind:
-            advice = "the loss hardly falls any more; another seed, activation or learning rate may get it off"
+            advice = "the loss hardly falls any more: try another seed, activation or learning rate"
             return f"stuck: worse than {best} on the very rows it was trained on", advice
-        advice = "the loss still falls: raise --trainer.max_epochs or --model.lr"
+        advice = "the loss is still falling: raise --trainer.max_epochs or --model.lr"
         return f"unfinished: worse than {best} on the very rows it was trained on", advice
     mine, theirs = (f"{each.metrics[primary_metric]:.4g}" for each in (measured, baselines[best]))
     rows = f"its {len(measured.targets)} training rows"
@@ -320,13 +323,13 @@ def _fitted(
 
 
 def _calibrate(val_losses: Sequence[tuple[int, float]], kept_epoch: int | None) -> str:
-    """What helps a classifier whose probabilities are too sure of themselves."""
+    """Advice for a classifier whose probabilities are overconfident."""
     advice = "calibrate them (temperature scaling: Guo et al. 2017)"
     if not val_losses:
         return advice
     lowest = min(val_losses, key=lambda point: point[1])[0]
     if kept_epoch is not None and lowest < kept_epoch:
         advice += (
-            f", or stop earlier: validation loss was lowest in epoch {lowest}, and the weights are of {kept_epoch}"
+            f", or stop earlier: validation loss was lowest in epoch {lowest}; these are the weights of {kept_epoch}"
         )
     return advice

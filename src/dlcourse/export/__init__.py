@@ -1,1 +1,1 @@
-"""Export: the model that leaves the house, verified."""
+"""Export of trained models to MLflow."""

@@ -1,7 +1,7 @@
-"""The trained model to MLflow and back, verified.
+"""Save the trained model to MLflow, and verify it by loading it back.
 
-It is saved as a program of `torch.export` (MLflow's format pt2), which takes raw inputs, needs only torch to run, and
-has no pickled code in it.
+It is saved as a `torch.export` program (MLflow's format pt2), which takes raw inputs, needs only torch to run, and
+contains no pickled code.
 """
 
 import importlib.metadata
@@ -27,13 +27,13 @@ from dlcourse.tracking.store import Store
 log = logging.getLogger(__name__)
 
 PACKAGES = ("mlflow", "torch", "numpy")
-"""What a machine needs that loads the model."""
-# float32 kernels of one program and another round differently.
+"""The packages that are needed to load the model."""
+# The exported program may use other float32 kernels than the module, which round differently.
 RTOL, ATOL = 1e-4, 1e-5
 
 
 class PredictionModule(nn.Module):
-    """What is exported: raw inputs, N x shape, to predictions, N x outputs (values, or probabilities)."""
+    """The exported module: raw inputs, N x shape, to predictions, N x outputs (values or probabilities)."""
 
     def __init__(self, model: CourseModel) -> None:
         super().__init__()
@@ -45,11 +45,11 @@ class PredictionModule(nn.Module):
 
 @dataclass(frozen=True)
 class Exported:
-    """What came of an export.
+    """The result of an export.
 
     Attributes:
-        uri: The model's URI, ``models:/...``; None where it is not in the store, or not verified.
-        text: What the card says of it.
+        uri: The model's URI, ``models:/...``; None if it is not in the store or not verified.
+        text: The entry on the card.
     """
 
     uri: str | None
@@ -57,7 +57,7 @@ class Exported:
 
 
 def export_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> Exported:
-    """Call `log_model` with the same arguments; whatever it raises is a warning, and in the text of the result."""
+    """Call `log_model`; an exception becomes a warning and is named in the text of the result."""
     try:
         if not run.reachable:
             raise CourseError(run.lost[WAITING])
@@ -65,11 +65,11 @@ def export_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> Ex
     except Exception as error:  # an export that fails must not cost the training
         log.warning("the model is not in the store: %s", reason(error))
         return Exported(None, f"not verified: {reason(error)[:120]}")
-    return Exported(uri, f"{uri}, verified: loaded back, same answers on {len(inputs)} rows")
+    return Exported(uri, f"{uri}, verified: loaded back, same predictions on {len(inputs)} rows")
 
 
 def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:
-    """Log the model to the store, load it from there, and compare the predictions of the two.
+    """Log the model to the store, load it back, and compare the predictions of the two.
 
     Moves ``model`` to the CPU, sets it to evaluation mode, and detaches it from its Trainer.
 
@@ -83,7 +83,7 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:
         The model's URI, ``models:/...``.
 
     Raises:
-        CourseError: The loaded model predicts something else.
+        CourseError: The loaded model's predictions differ.
         Exception: Whatever torch.export or MLflow raises. In either case the store marks the model as FAILED.
     """
     client = run.store.client
@@ -112,16 +112,16 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:
             predicted = load_model(run.store, logged.model_id)(inputs)
         if not torch.allclose(predicted, expected, rtol=RTOL, atol=ATOL):
             difference = float((predicted - expected).abs().max())
-            raise CourseError(f"loaded back, its answers differ by up to {difference:.3g}")
+            raise CourseError(f"the predictions of the model that was loaded back differ by up to {difference:.3g}")
     except BaseException:
-        with suppress(MlflowException):  # where the store is gone, the first error says so
+        with suppress(MlflowException):  # if the store is unreachable, the first error says so
             client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
     return f"models:/{logged.model_id}"
 
 
 def load_model(store: Store, model_id: str) -> nn.Module:
-    """A logged model as a module, loaded in the same way as MLflow's users would."""
+    """Load a logged model as a module, with MLflow's public functions."""
     location = store.client.get_logged_model(model_id).artifact_location
     with tempfile.TemporaryDirectory() as folder:
         path = mlflow.artifacts.download_artifacts(location, dst_path=folder, tracking_uri=store.uri)

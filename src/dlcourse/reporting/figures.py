@@ -1,6 +1,6 @@
-"""Figures of any model: pure functions to a matplotlib Figure, without pyplot and its global state.
+"""Figures for any model: pure functions that return a matplotlib Figure, without pyplot and its global state.
 
-Those of a topic take the model, its data and its evaluation, and only read arrays from them.
+Those for topics take the model, its data and its evaluation, and only read from them.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 COLOURS = {"train": "#1f77b4", "val": "#d95f02", "test": "#7570b3"}
 MOST_CLASSES = 40
-"""With more classes the numbers in the cells of a confusion matrix would overlap: it then shows colours alone."""
+"""With more classes a confusion matrix shows only colours, since the numbers in its cells would overlap."""
 
 
 def smoothed(values: Sequence[float], weight: float = 0.6) -> list[float]:
-    """Exponential moving average, corrected for its start at 0 as in Adam (Kingma and Ba 2015, section 3).
+    """Exponential moving average with the bias correction of Adam (Kingma and Ba 2015, section 3).
 
     Each new value enters with weight (1 - ``weight``).
     """
@@ -49,11 +49,10 @@ def learning_curves(
     best_epoch: int | None = None,
     overfitting: Overfitting | None = None,
 ) -> Figure:
-    """A metric of training and validation rows over the epochs, raw and smoothed (dashed), with the epoch kept.
+    """A metric of training and validation rows over the epochs, raw and smoothed (dashed), with the kept epoch.
 
-    ``history`` holds (epoch, value) by name. For the training rows it is ``gap/train_<metric>``, measured like the
-    validation rows after each epoch without dropout and augmentation, or ``train/<metric>`` where there is none. Where
-    the run overfitted, the epochs since then are shaded.
+    ``history`` has (epoch, value) by name. The training curve is ``gap/train_<metric>``, measured after each epoch in
+    evaluation mode like the validation curve, or ``train/<metric>`` if there is none. Epochs of overfitting are shaded.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -99,7 +98,7 @@ def lines_through_points(data: CourseData, lines: Mapping[str, Callable[[Tensor]
             )
     values = data.rows.inputs[:, 0]
     grid = torch.from_numpy(np.linspace(float(values.min()), float(values.max()), 200)).float()[:, None]  # 200 x 1
-    # Colour, width, depth and style with which lines on top of each other all stay visible.
+    # Colours, widths, z-orders and styles that keep all lines visible where they coincide.
     styles = (("black", 1.5, 3, "-"), ("#66a61e", 6, 2, "-"), ("#e7298a", 2.5, 4, ":"))
     for (name, line), (colour, width, depth, style) in zip(lines.items(), styles, strict=False):
         with torch.no_grad():
@@ -113,7 +112,7 @@ def lines_through_points(data: CourseData, lines: Mapping[str, Callable[[Tensor]
 
 
 def confusion_matrix(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
-    """How many rows of each true class were predicted as each class, and which share of the true class that is."""
+    """The number of rows of each true class that were predicted as each class, and its share of the true class."""
     outputs, classes = evaluation.outputs, data.rows.classes
     predictions = (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
     labels = np.arange(len(classes))
@@ -139,7 +138,7 @@ def confusion_matrix(model: CourseModel, data: CourseData, evaluation: Evaluatio
 
 
 def class_accuracy(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
-    """Which share of each class's rows is predicted right, with its 95 % interval (Wilson), the best class on top."""
+    """The accuracy of each class with its 95 % interval (Wilson), the best class on top."""
     right, targets = evaluation.scores["accuracy"].numpy(), evaluation.targets.numpy()
     classes = np.unique(targets)
     counts, rows = np.bincount(targets, right)[classes], np.bincount(targets)[classes]
@@ -154,13 +153,13 @@ def class_accuracy(model: CourseModel, data: CourseData, evaluation: Evaluation)
         left, colour = (0.01, "white") if share - below > 0.12 else (share + above + 0.02, "black")
         axes.text(left, position, f"{share:.1%}", va="center", color=colour)
     axes.axvline(right.mean(), color="black", linestyle=":", linewidth=1.2)
-    title = f"Accuracy by class, {SPLIT_NAMES[evaluation.split]} rows (dotted: all of them, {right.mean():.1%})"
+    title = f"Accuracy by class, {SPLIT_NAMES[evaluation.split]} rows (dotted: all rows, {right.mean():.1%})"
     axes.set(xlabel="accuracy, with 95 % interval", xlim=(0, 1.02), title=title)
     return figure
 
 
 def _errors(counts: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """How far the 95 % intervals of the shares ``counts / rows``, N, reach below and above them: 2 x N."""
+    """The distances from the proportions ``counts / rows``, N, to the ends of their 95 % intervals: 2 x N."""
     ends = np.array([interval_of_share(int(count), int(n)) for count, n in zip(counts, rows, strict=True)])
     errors: np.ndarray[Any, Any] = np.abs(ends.T - counts / rows)
     return errors
@@ -180,7 +179,7 @@ def _unit_square(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def _of_one_class(axes: Axes, data: CourseData, targets: np.ndarray[Any, Any]) -> bool:
-    """Whether all rows are of one class, and there is no curve; the figure then says so."""
+    """Whether all rows are of one class, so that there is no curve; if so, writes that into the figure."""
     classes = np.unique(targets)
     if len(classes) == 1:
         axes.text(0.5, 0.5, f"every row is of class {data.rows.classes[classes[0]]}", ha="center")
@@ -221,7 +220,7 @@ def precision_recall_curve(model: CourseModel, data: CourseData, evaluation: Eva
 def calibration_curve(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
     """Observed share of class 1 in each fifth of the rows, by predicted probability, with its 95 % interval.
 
-    scikit-learn's ``calibration_curve`` does not give the numbers of rows, which the intervals need.
+    scikit-learn's ``calibration_curve`` does not return the numbers of rows, which the intervals need.
     """
     targets, probabilities = _probabilities(model, evaluation)
     title, positive = f"Calibration, {SPLIT_NAMES[evaluation.split]} rows", data.rows.classes[1]

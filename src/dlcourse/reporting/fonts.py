@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LONGEST = 20
-"""Characters of a class name that a figure has room for."""
+"""Maximum number of characters of a class name in a figure."""
 
 
 def legible(figures: Mapping[str, FigureFunction]) -> dict[str, FigureFunction]:
-    """The same figures, with class names that can be read in any script.
+    """The same figures, with class names that are legible in any script.
 
-    They are drawn in fonts that have all their characters, or replaced by numbers where this machine has no such font.
-    Names longer than `LONGEST` characters are cut off.
+    Names are drawn in fonts that have all their characters, or replaced by numbers if no such font is installed. Names
+    longer than `LONGEST` characters are cut off.
     """
     return {name: _legible(draw) for name, draw in figures.items()}
 
@@ -50,7 +50,7 @@ def _legible(draw: FigureFunction) -> FigureFunction:
         for text in figure.findobj(Text):
             assert isinstance(text, Text)
             text.set_fontfamily(families or rcParams["font.family"])
-            text.set_parse_math(False)  # a name with two dollar signs is no formula
+            text.set_parse_math(False)  # a name with two dollar signs is not a formula
         return figure
 
     return drawn
@@ -60,7 +60,7 @@ def _legible(draw: FigureFunction) -> FigureFunction:
 def families_for(names: tuple[str, ...]) -> list[str] | None:
     """Font families that together have every character of the names, matplotlib's default first.
 
-    None where this machine has no such font, which is logged as a warning once for these names.
+    None if no such font is installed, which is logged as a warning, once for these names.
     """
     wanted = {ord(character) for name in names for character in name}
     default: list[str] = list(rcParams["font.family"])
@@ -74,14 +74,12 @@ def families_for(names: tuple[str, ...]) -> list[str] | None:
         if missing <= _characters(font):
             return [*default, font.name]
     numbered = ", ".join(f"{number} {name}" for number, name in enumerate(names, start=1))
-    log.warning(
-        "no font of this machine has every character of the class names; in figures they are numbered: %s", numbered
-    )
+    log.warning("no installed font has every character of the class names, so figures number them: %s", numbered)
     return None
 
 
 def _characters(font: FontEntry) -> set[int]:
     try:
         return set(get_font(font.fname).get_charmap())
-    except (OSError, RuntimeError):  # matplotlib's list may name fonts that were removed since
+    except (OSError, RuntimeError):  # matplotlib's cached list may name fonts that were removed
         return set()

@@ -1,4 +1,4 @@
-"""What a run shows beside its metrics: figures, and the answers to what the data ask."""
+"""Figures of a run, and predictions for the queries of its data."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,9 +14,10 @@ from dlcourse.training.fit import Fitted
 
 
 def draw_figures(run: Run, topic: Topic, fitted: Fitted, assessment: Assessment | None) -> None:
-    """Draw the learning curves and, of a model that was assessed, the topic's figures into ``figures/`` of the run.
+    """Draw the learning curves and, if there is an assessment, the topic's figures into ``figures/`` of the run.
 
-    A figure that fails is recorded as lost and costs nothing else. The model is moved to the CPU.
+    A figure that fails is recorded as lost, and the others are still drawn. With an assessment, moves the model to the
+    CPU and sets it to evaluation mode.
     """
     plots: dict[str, Callable[[], Figure | None]] = {
         "learning-curves": lambda: learning_curves(run.history, "loss", fitted.epoch, fitted.overfitting)
@@ -34,7 +35,7 @@ def draw_figures(run: Run, topic: Topic, fitted: Fitted, assessment: Assessment 
 
 
 def answer_questions(run: Run, fitted: Fitted) -> dict[str, float]:
-    """The model's predictions for what the data ask, by the input; logged as ``answer/<input>``."""
+    """The predictions for ``data.queries()``, by input, logged as ``answer/<input>``. Moves the model to the CPU."""
     answers: dict[str, float] = {}
     with run.attempt("answers"):
         queries = fitted.data.queries()  # K x shape
@@ -44,6 +45,6 @@ def answer_questions(run: Run, fitted: Fitted) -> dict[str, float]:
             predictions = fitted.model.predictions(outputs).view(len(queries), -1)  # K x columns
             pairs = zip(queries, predictions, strict=True)
             answers = {f"{float(question[0]):g}": float(prediction[0]) for question, prediction in pairs}
-    # 1e+06 is no name for MLflow, 1e06 is one.
+    # MLflow does not accept 1e+06 as a name, but 1e06.
     run.log_metrics({f"answer/{question.replace('+', '')}": answer for question, answer in answers.items()})
     return answers

@@ -1,4 +1,4 @@
-"""What a training came to, made once, complete and frozen; and its card, which is drawn from it."""
+"""The result of a training, and its card."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What a training came to. All but ``fitted`` and ``assessment`` is in the store as well.
+    """The result of a training. Everything except ``fitted`` and ``assessment`` is also in the store.
 
     Attributes:
         metrics: The run's final metrics by name.
-        primary_metric: The metric that the card reports, such as ``accuracy``.
-        answers: Predictions for what the data ask, by the input.
-        checkpoint: The file with the kept weights; None where the training diverged.
-        model_uri: The verified model in the store, ``models:/...``.
-        overfitting: None where nothing was validated.
-        lost: What is not in the store, and why; complete when the run has ended.
+        primary_metric: The metric on the card, such as ``accuracy``.
+        answers: Predictions for ``data.queries()``, by input.
+        checkpoint: The file with the kept weights; None if the training diverged.
+        model_uri: The verified model in the store, ``models:/...``; None if there is none.
+        overfitting: None without validation rows.
+        lost: Whatever is not in the store, with the reason; complete when the run has ended.
         history: Every metric by epoch: (epoch, value).
         fitted: The trained model with its data, and how the training ended.
-        assessment: Evaluations and baselines; None where the training diverged.
+        assessment: Evaluations and baselines; None if the training diverged.
     """
 
     topic: str
@@ -54,7 +54,7 @@ class Result:
 
     @property
     def model(self) -> "CourseModel":
-        """The model with the weights that are kept, on the CPU unless the training diverged."""
+        """The model with the kept weights, on the CPU unless the training diverged."""
         return self.fitted.model
 
     @property
@@ -63,25 +63,25 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether the training came to a model and everything is in the store."""
+        """Whether the training did not diverge and everything is in the store."""
         return not self.lost and self.assessment is not None
 
     @property
     def eval_metric(self) -> str:
-        """The name in `metrics` of the figure that the run is judged by."""
+        """The key in `metrics` of the primary metric on the split of the verdict."""
         prefix = "test/" if self.verdict.eval_split == "test" else f"best/{self.verdict.eval_split}_"
         return prefix + self.primary_metric
 
     @property
     def card(self) -> str:
-        """The verdict for people, in a dozen lines."""
+        """The verdict and the main results as text, in about a dozen lines."""
         return card_of(self)
 
     def __str__(self) -> str:
         return self.card
 
     def as_dict(self) -> dict[str, Any]:
-        """All that JSON can hold."""
+        """The fields as plain types for JSON."""
         left_out = ("verdict", "overfitting", "history", "fitted", "assessment", "exported")
         plain = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name not in left_out}
         overfitting = dataclasses.asdict(self.overfitting) if self.overfitting else None
@@ -89,7 +89,7 @@ class Result:
 
 
 def card_of(result: Result) -> str:
-    """A training's card."""
+    """The card of a training."""
     fitted, verdict, data = result.fitted, result.verdict, result.data
     lines = [("verdict", verdict.sentence)]
     if verdict.advice:
@@ -100,7 +100,7 @@ def card_of(result: Result) -> str:
     if data.eval_split == "train":
         lines.append(("generalisation", "not measured: every row was a training row"))
     elif data.eval_split == "val":
-        lines.append(("generalisation", "no test rows, and these rows chose the weights: the figure flatters"))
+        lines.append(("generalisation", "no test rows; these rows also chose the weights, so the metric is optimistic"))
     if result.overfitting:
         lines.append(("overfitting", str(result.overfitting)))
     stopped = (
@@ -108,19 +108,19 @@ def card_of(result: Result) -> str:
     )
     lines.append(("stopped", f"{stopped}; the weights of epoch {fitted.epoch} are kept"))
     if fitted.refitted:
-        lines.append(("refit", f"anew on training and validation rows, for {fitted.epoch + 1} epochs"))
+        lines.append(("refit", f"trained again on training and validation rows, for {fitted.epoch + 1} epochs"))
     asked, told = (*data.rows.feature_names, "input")[0], (*data.rows.target_names, "answer")[0]
     lines += [("answer", f"{asked} {question}: {told} {answer:.2f}") for question, answer in result.answers.items()]
-    lines.append(("model", result.exported.text if result.exported else "none, since there is nothing in it to use"))
+    lines.append(("model", result.exported.text if result.exported else "none: a model that diverged is not saved"))
     lines.append(("run", f"{result.run_id} in {result.store}"))
-    lines.append(("look", "make ui, or dlcourse ui"))
+    lines.append(("view", "make ui, or dlcourse ui"))
     if result.lost:
         lines.append(("not in the store", f"{', '.join(result.lost)} ({next(iter(result.lost.values()))})"))
     return in_columns(f"{result.topic}: {result.run_name}", lines)
 
 
 def _metric_lines(result: Result, assessment: Assessment) -> list[tuple[str, str]]:
-    """The metrics of the rows the model is judged by, with 95 % intervals, and the baselines' beside them."""
+    """The metrics on the split of the verdict, with 95 % intervals, and those of the baselines."""
     metric, evaluation = result.primary_metric, assessment.evaluation
     split, num_rows = SPLIT_NAMES[evaluation.split], len(evaluation.targets)
     text = f"{evaluation.metrics[metric]:.4g}"
@@ -142,5 +142,5 @@ def _metric_lines(result: Result, assessment: Assessment) -> list[tuple[str, str
             )
             lines.append((f"minus {name}", text))
     if assessment.shared_rows:
-        lines.append(("duplicates", f"{assessment.shared_rows} of {num_rows} {split} rows are training rows again"))
+        lines.append(("duplicates", f"{assessment.shared_rows} of {num_rows} {split} rows are also training rows"))
     return lines

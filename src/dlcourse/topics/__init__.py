@@ -1,7 +1,7 @@
-"""The topics: what each is called, and where it is.
+"""Find and list the topics.
 
-A topic is one file with one ``Topic(...)`` at module level: in this folder, or anywhere else under the entry-point
-group ``dlcourse.topics``. Names and titles are read from the source, so that listing them loads no library.
+A topic is one file with one ``Topic(...)`` at module level: in this folder, or in any package that registers it in the
+entry-point group ``dlcourse.topics``. Names and titles are read from the source, so listing them imports no library.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Topic:
-    """What an experiment needs to know of its subject.
+    """A topic: its data, model, baselines and figures.
 
-    ``name`` and ``title`` are written as plain strings. The first baseline is the trivial one (mean, majority): a model
-    has learned something if it beats that one. The others are what it has to be better than to be worth its trouble.
+    ``name`` and ``title`` must be string literals. The first baseline is the trivial one (mean, majority): a model has
+    learned something if it beats that one. It is worth using only if it beats the others as well.
     """
 
     name: str
@@ -47,9 +47,9 @@ class Topic:
     monitor: str = "val/loss"
     mode: Literal["min", "max"] = "min"
     figures: Mapping[str, FigureFunction] = field(default_factory=dict)
-    """Each gives None where it has nothing to show."""
+    """A figure function may return None if there is nothing to show."""
     judge: Judge | None = None
-    """How a model is judged instead of by comparison with the trivial baseline, for which there may be too few rows."""
+    """Replaces the comparison with the trivial baseline, for topics with too few rows for it."""
 
 
 def titles() -> dict[str, str]:
@@ -64,10 +64,10 @@ def titles() -> dict[str, str]:
 
 
 def find(name: str) -> Topic:
-    """The topic of that name; raises `SettingsError` with the nearest name where there is none."""
+    """The topic of that name; raises `SettingsError` with the nearest name if there is none."""
     sources = _sources()
     if name not in sources:
-        known = suggestion(str(name), sources) or f"; there are {', '.join(sorted(sources))}"
+        known = suggestion(str(name), sources) or f"; the topics are {', '.join(sorted(sources))}"
         raise SettingsError(f"no topic is called {name!r}{known}")
     source = sources[name]
     if isinstance(source, Path):
@@ -76,7 +76,7 @@ def find(name: str) -> Topic:
     else:
         try:
             topic = source.load()
-        except Exception as error:  # whatever the code of others raises
+        except Exception as error:  # whatever a user's code raises
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise CourseError(f"topic {name!r} ({source.value}) cannot be loaded: {reason}") from error
         if not isinstance(topic, Topic):
@@ -92,7 +92,7 @@ def _sources() -> dict[str, Path | EntryPoint]:
 
 
 def _file_of(entry: EntryPoint) -> Path:
-    """The source file of an entry point, without importing the packages it is in."""
+    """The source file of an entry point, found without importing its packages."""
     first, *inner = entry.module.split(".")
     spec = importlib.util.find_spec(first)
     for name in inner:

@@ -1,4 +1,4 @@
-"""CIFAR-10: ten kinds of animals and vehicles in 32 x 32 coloured pixels (Krizhevsky 2009)."""
+"""CIFAR-10: ten classes of animals and vehicles in 32 x 32 colour images (Krizhevsky 2009)."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -68,7 +68,7 @@ def resnet18(shape: list[int], outputs: int) -> nn.Module:
 
 TOPIC = Topic(
     name="cifar10",
-    title="CIFAR-10: ten kinds of animals and vehicles, 32 x 32 coloured pixels",
+    title="CIFAR-10: ten classes of animals and vehicles, 32 x 32 colour images",
     data=CIFAR10Data,
     model=CIFAR10Network,
     baselines=baselines.OF_IMAGES,

@@ -1,4 +1,4 @@
-"""Diabetes: two classes from eight measurements. A network has to do better here than logistic regression."""
+"""Diabetes: two classes from eight measurements, with logistic regression as the baseline to beat."""
 
 import gzip
 import tempfile
@@ -42,8 +42,8 @@ class DiabetesData(CourseData):
         source: course is the course's file, 759 rows scaled to [-1, 1]; pima is the same study from OpenML, 768 rows as
             measured; bundled is scikit-learn's own diabetes set, 442 rows, with the classes below and above the median
             of its target; file is --data.file. auto is file where one is named, else course.
-        file: A CSV file of your own: numbers, with the label in the last column. The larger of its two values is class
-            1. A first line may name the columns.
+        file: Your own CSV file: numbers, with the label in the last column. The larger of its two values is class 1. A
+            first line may name the columns.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class DiabetesData(CourseData):
         if (source == "file") != (file is not None):
             raise SettingsError("--data.source file and --data.file PATH go together: give both or neither")
         self.source, self.file = source, Path(file).expanduser().absolute() if file else None
-        # The run keeps what auto and a relative path stand for: it may be resumed from another folder.
+        # Saved with the run, which may be resumed from another folder: so auto and relative paths are resolved.
         self.hparams["source"], self.hparams["file"] = source, str(self.file) if file else None
 
     def prepare_data(self) -> None:
@@ -92,14 +92,14 @@ class DiabetesData(CourseData):
 
 PIMA = "OpenML's diabetes (Pima), data set 37"
 PATIENCE_WITH_OPENML = 15.0
-"""Seconds to wait for each response."""
+"""Timeout of each request in seconds."""
 
 
 def _fetch_pima() -> bytes:
     """Download OpenML's data set 37, checked by its checksum, as a gzip-compressed CSV file; label 1 is diabetic.
 
     Raises:
-        CourseError: It cannot be downloaded, or is another data set than it was.
+        CourseError: It cannot be downloaded, or has changed.
     """
     # Not in scikit-learn's own cache, where it would leave incomplete downloads.
     try:
@@ -108,11 +108,11 @@ def _fetch_pima() -> bytes:
                 data_id=37, return_X_y=True, as_frame=False, parser="liac-arff", data_home=folder, n_retries=1
             )
         if inputs.shape[1] != len(FEATURES) or set(labels) != {"tested_negative", "tested_positive"}:
-            raise ValueError("it is another data set than it was")
+            raise ValueError("the data set has changed")
     except Exception as error:  # no network, a lost connection, a wrong checksum: each raises another type
         raise CourseError(
-            f"{PIMA}, is not available ({_reason(error)}): take --data.source course, which comes with the package, or "
-            "bundled (scikit-learn's), or --data.file with a CSV file of your own"
+            f"{PIMA}, is not available ({_reason(error)}): use --data.source course, which comes with the package, or "
+            "bundled (scikit-learn's), or --data.file with your own CSV file"
         ) from error
     frame = pd.DataFrame(inputs, columns=FEATURES).assign(diabetic=(labels == "tested_positive").astype(int))
     return gzip.compress(frame.to_csv(index=False).encode())
@@ -146,7 +146,7 @@ def _rows(
     inputs: np.ndarray[Any, Any], is_class_1: np.ndarray[Any, Any], source: str, names: tuple[str, ...],
     classes: tuple[str, str],
 ) -> Rows:  # fmt: skip
-    """Inputs are N x features in float64, the classes N truth values."""
+    """From inputs, N x features in float64, and N booleans."""
     targets = torch.from_numpy(is_class_1.astype(np.int64))
     return Rows(torch.tensor(inputs, dtype=torch.float32), targets, source, names, classes=classes)
 

@@ -1,4 +1,4 @@
-"""FashionMNIST: ten kinds of clothes in 28 x 28 grey pixels (Xiao, Rasul and Vollgraf 2017)."""
+"""FashionMNIST: ten classes of clothes in 28 x 28 greyscale images (Xiao, Rasul and Vollgraf 2017)."""
 
 import math
 from pathlib import Path
@@ -69,7 +69,7 @@ class FashionMNISTNetwork(ImageClassifier):
 
 TOPIC = Topic(
     name="fashion-mnist",
-    title="FashionMNIST: ten kinds of clothes, 28 x 28 grey pixels",
+    title="FashionMNIST: ten classes of clothes, 28 x 28 greyscale images",
     data=FashionMNISTData,
     model=FashionMNISTNetwork,
     baselines=baselines.OF_IMAGES,

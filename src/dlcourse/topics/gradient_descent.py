@@ -28,9 +28,9 @@ class DescentData(CourseData):
 
     Args:
         source: doubled is three points of y = 2 x; line is 50 points of y = 3 x + 0.8; nothing is for functions of the
-            weights alone; pushes is for the saddle: four gradients that add up to 0, so that only the noise of small
-            batches leaves it.
-        shuffle: Shuffle the rows each epoch, instead of visiting them in order.
+            weights alone; pushes is for the saddle: four gradients that add up to 0, so that descent leaves the saddle
+            point only by the noise of small batches.
+        shuffle: Shuffle the rows in each epoch, instead of taking them in order.
         ask: Values of x for which the run reports y. null is 4 for doubled, and none for the others.
     """
 
@@ -105,7 +105,7 @@ class FormulaNetwork(nn.Module):
 
 
 class Descent(TrajectoryModel):
-    """A formula in x whose squared error is minimised, or a function of the weights whose value is minimised.
+    """Minimise the squared error of a formula in x, or the value of a function of the weights.
 
     Args:
         formula: proportional is y = w x; line y = w x + b; quadratic y = w1 x² + w2 x + b; linear-layer the line as

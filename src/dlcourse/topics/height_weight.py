@@ -27,7 +27,7 @@ class HeightWeightData(CourseData):
     """A height and a weight in each row.
 
     Args:
-        source: make_regression is 100 points about a known line, from scikit-learn; table is the course's five rows in
+        source: make_regression is 100 points near a known line, from scikit-learn; table is the course's five rows in
             centimetres and kilograms.
         ask: Heights, in the source's unit, for which the run reports the predicted weight. null is the course's own
             question, 176 cm, for table, and none for make_regression.

@@ -1,4 +1,4 @@
-"""A folder of your own images, in which each class has its own folder."""
+"""A folder of your own images, with one subfolder per class."""
 
 import hashlib
 import logging
@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 
 
 class ImageFolderData(DecodedImages):
-    """Images in folders that are named like their classes.
+    """Images in folders that are named after their classes.
 
     The split follows the folders ``train/``, ``val/`` and ``test/`` (see `read_folder`); a split without a folder is
-    taken from the training images by ``val_fraction`` or ``test_fraction``. Images are reduced to their middle square.
+    taken from the training images by ``val_fraction`` or ``test_fraction``. Images are cropped to their central square.
 
     Args:
         root: The folder. null is the ants and bees of PyTorch's tutorial on transfer learning, which are downloaded
@@ -76,7 +76,7 @@ class ImageFolderData(DecodedImages):
 
     @cached_property
     def cache(self) -> Path:
-        """The file of these images: its name depends on ``size`` and on every file's path, length and date."""
+        """The file of the decoded images. Its name depends on ``size`` and on each image file's path, size and date."""
         digest = hashlib.sha256(str(self.size).encode())
         for file in self.folder.files:
             state = file.path.stat()
@@ -100,7 +100,7 @@ class ImageFolderData(DecodedImages):
         return None
 
     def load(self) -> Rows:
-        """The readable images of the classes that have training images; warns once of what is left out."""
+        """The readable images of the classes that have training images; logs a warning about what is left out."""
         with safe_open(self.cache, "pt") as file:
             images, readable = file.get_tensor("images"), file.get_tensor("readable").bool()
         files = dict(enumerate(self.folder.files))
@@ -127,7 +127,7 @@ class ImageFolderData(DecodedImages):
 
     @property
     def outputs(self) -> int:
-        """One for each class, for two classes as well."""
+        """One per class, even for two classes."""
         return len(self.rows.classes)
 
     def setup(self, stage: str) -> None:
@@ -156,7 +156,7 @@ class ImageFolderData(DecodedImages):
         return bool(self.transforms)
 
     def augmented(self, images: Tensor, rows: Tensor, epoch: int) -> Tensor:
-        """Transform one image after the other: torchvision's transforms draw once for a whole batch."""
+        """Transform each image separately: given a batch, torchvision would transform all images in the same way."""
         for transform in self.transforms:
             images = torch.stack([transform(image) for image in images])
         return images
@@ -201,12 +201,12 @@ class ImageFolderNetwork(ImageClassifier):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"]["pretrained"] = False  # it has all weights: loading it downloads nothing
+        checkpoint["hyper_parameters"]["pretrained"] = False  # it has all weights, so loading it needs no download
 
 
 TOPIC = Topic(
     name="image-folder",
-    title="Image folder: images of one's own, in folders that are named like their classes",
+    title="Image folder: your own images, with one folder per class",
     data=ImageFolderData,
     model=ImageFolderNetwork,
     baselines={

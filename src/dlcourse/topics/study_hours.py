@@ -1,4 +1,4 @@
-"""Study hours: logistic regression on three points, and the hours at which passing has probability one half."""
+"""Study hours: logistic regression on three points."""
 
 from typing import Any
 

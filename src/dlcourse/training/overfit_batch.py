@@ -1,4 +1,4 @@
-"""Can the model learn one batch by heart? If not: a mistake, too little capacity, or a bad learning rate."""
+"""Overfit one batch. A model that cannot has a bug, too little capacity, or an unsuitable learning rate."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -34,19 +34,19 @@ LARGEST_LOSS = 0.05
 LEAST_R2 = 0.99
 OVER_LEAST_SQUARES = 1.01
 REGULARISATION = ("dropout", "label_smoothing", "weight_decay")
-"""Settings that keep a model from learning by heart, and are therefore 0 here; augmentation is the data's, and off."""
+"""Settings that would prevent overfitting, and are set to 0 here. The batch is not augmented either."""
 
 
 @dataclass(frozen=True)
 class OverfitBatchResult:
-    """Whether the batch is known by heart, and the figures that say so, measured in evaluation mode."""
+    """Whether the model has overfitted the batch, and its metrics on it, measured in evaluation mode."""
 
     passed: bool
     figures: dict[str, float]
     rows: int
     steps: int
     lost: dict[str, str] = field(default_factory=dict)
-    """What of the run is not in the store, and why."""
+    """Whatever is not in the store, with the reason."""
 
     @property
     def ok(self) -> bool:
@@ -54,7 +54,7 @@ class OverfitBatchResult:
         return self.passed and not self.lost
 
     def as_dict(self) -> dict[str, Any]:
-        """All that JSON can hold."""
+        """The fields as plain types for JSON."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -74,12 +74,12 @@ def overfit(
     seed: Seed | None = None,
     name: str | None = None,
 ) -> OverfitBatchResult:
-    """Test whether a topic's model can learn one fixed batch by heart, on one device.
+    """Test whether a topic's model can overfit one fixed batch, on one device.
 
-    The run keeps figures and settings, and no model.
+    The run has settings and metrics, but no model.
 
     Args:
-        topic: A topic's name, or a `Topic` of one's own.
+        topic: A topic's name, or your own `Topic`.
         config: YAML files with settings, or names of the topic's experiments.
         data: Settings of the topic's data.
         model: Settings of the topic's model.
@@ -88,15 +88,15 @@ def overfit(
         name: Name of the run.
 
     Raises:
-        SettingsError: A setting cannot be taken, or the data have no targets.
+        SettingsError: A setting is invalid, or the data have no targets.
     """
     request = resolve(topic, config, data, model, trainer, seed)
     settings = request.settings
     settings = dataclasses.replace(settings, trainer={**settings.trainer, "devices": 1, "strategy": "auto"})
-    count_processes(settings.trainer)  # refuses an accelerator that is not there
+    count_processes(settings.trainer)  # raises if the accelerator is not available
     datamodule, settings = load_data(request.topic, settings)
     if not datamodule.rows.targets.numel():
-        raise SettingsError("there is nothing to overfit: the rows have no targets, only the weights are in the loss")
+        raise SettingsError("there is nothing to overfit: the rows have no targets, and the loss needs none")
     run_name, tags = f"overfit: {name or request.name}", {"dlcourse.kind": "overfit"}
     with open_store().start_run(request.topic.name, run_name, tags, watched=False) as run:
         log_start(run, request.topic, datamodule, settings)
@@ -106,10 +106,10 @@ def overfit(
 
 
 def overfit_batch(topic: Topic, settings: Settings, data: CourseData, run: Run) -> OverfitBatchResult:
-    """Train on one fixed batch of at most `ROWS` training rows, until it is known by heart or `STEPS` have passed.
+    """Train on one fixed batch of at most `ROWS` training rows, until it is overfitted or `STEPS` steps are done.
 
-    Known by heart is, for classes, all of them right and a loss below 0.05; for a regression R² above 0.99, or, where
-    the model is too simple for that, a squared error within 1 % of least squares on the same rows.
+    A classifier has overfitted it if all rows are right and the loss is below 0.05; a regression if R² is above 0.99
+    or, for a model that is too simple for that, if its squared error is within 1 % of least squares on the same rows.
     """
     train = data.splits["train"]
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(data.split_seed))
@@ -127,13 +127,13 @@ def overfit_batch(topic: Topic, settings: Settings, data: CourseData, run: Run) 
     once = {"max_epochs": 1, "patience": None, "stopping_threshold": None, "fast_dev_run": False, "limit_batches": None}
     trainer = make_trainer(**{**settings.trainer, **once}, callbacks=[check])
     if trainer.progress_bar_callback:
-        trainer.progress_bar_callback.disable()  # it tells of epochs, and this is one
+        trainer.progress_bar_callback.disable()  # it reports epochs, and this is a single one
     trainer.fit(model, loader, [])
     return check.result
 
 
 class _Check(Callback):
-    """Ends the training as soon as the batch is known."""
+    """Stop the training as soon as the batch is overfitted."""
 
     def __init__(self, batch: Batch, run: Run) -> None:
         self.batch, self.run = batch, run

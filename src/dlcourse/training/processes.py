@@ -1,7 +1,7 @@
-"""One training by several processes: this one keeps the run, and its workers take part in the training alone.
+"""One training in several processes: this process writes the run, and its workers only train.
 
-Lightning would start the others by running the whole command again in each, and, where one of them fails, kill this one
-before it can mark its run. So they are started here, as Lightning allows: it finds ``LOCAL_RANK`` in the environment.
+Lightning would start each worker by running the whole command again and, if one fails, would kill this process before
+it can mark the run as failed. So workers are started here; Lightning accepts that if ``LOCAL_RANK`` is set.
 """
 
 import dataclasses
@@ -38,14 +38,14 @@ log = logging.getLogger(__name__)
 
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
 VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
-"""Of the environment, what is set for a training and not meant for the next one. The last is Lightning's doing."""
+"""Environment variables that are set for one training, and restored after it. Lightning sets the last one."""
 SECONDS_TO_END = 10.0
-"""How long a worker that is done, or that broke the connection, may take to end."""
+"""Time limit for the exit of a worker that has finished or lost its connection."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A training, as each of its processes must know it. ``split`` is the fingerprint of the data."""
+    """What each process must know about the training. ``split`` is the fingerprint of the data."""
 
     topic: Topic
     settings: Settings
@@ -57,7 +57,7 @@ class Plan:
 
 
 def run_fit(plan: Plan, data: CourseData, model: CourseModel, run: Run | None) -> Fitted:
-    """Train as planned; without a run, as a worker."""
+    """Train by the plan; ``run`` is None in a worker."""
     fitted = fit(
         plan.topic, run, data, model, plan.settings, plan.monitor, plan.folder, plan.resumed, light=run is None
     )
@@ -67,26 +67,26 @@ def run_fit(plan: Plan, data: CourseData, model: CourseModel, run: Run | None) -
 
 
 def count_processes(trainer: Mapping[str, Any]) -> int:
-    """How many processes a tracked run by these settings of `make_trainer` takes: one for each device.
+    """The number of processes of a tracked run with these arguments of `make_trainer`: one per device.
 
     Raises:
-        SettingsError: They ask for what this machine has not, or for what a tracked run cannot do.
+        SettingsError: This machine or a tracked run does not support them.
     """
     devices, strategy = trainer["devices"], trainer["strategy"]
     check_devices(devices, strategy, choose_accelerator(trainer["accelerator"]))
     if trainer["num_nodes"] != 1:
         raise SettingsError(
-            "--trainer.num_nodes must be 1 here: a tracked run trains on one machine; make_trainer by itself takes more"
+            "--trainer.num_nodes must be 1 here: a tracked run trains on one machine; make_trainer alone accepts more"
         )
     if (devices, strategy) == (1, "auto"):
         return 1
-    # What Lightning refuses it refuses here, before a run is begun; of the precision nothing need be said twice.
+    # Lightning's own checks run here, before a run is started; "auto" avoids a second warning about the precision.
     trial = make_trainer(**{**trainer, "precision": "auto"})
     launcher = trial.strategy.launcher
     if launcher and (strategy not in STRATEGIES or launcher.is_interactive_compatible):
         raise SettingsError(
-            f"--trainer.strategy {strategy} is not for a tracked run, whose processes are started anew: take ddp, "
-            "and not in a notebook; make_trainer by itself takes more"
+            f"--trainer.strategy {strategy} is not for a tracked run, which starts new processes: set it to ddp, "
+            "outside of a notebook; make_trainer alone accepts more"
         )
     if devices not in ("auto", trial.world_size):
         raise SettingsError(f"--trainer.strategy {strategy} takes {trial.world_size} device, not {devices}")
@@ -99,7 +99,7 @@ def count_processes(trainer: Mapping[str, Any]) -> int:
 
 
 def check_shares(topic: Topic, data: CourseData, processes: int) -> None:
-    """Raises `CourseError` where several processes cannot share a topic, or its rows are too few for them."""
+    """Raises `CourseError` if several processes cannot import a topic's classes, or there are too few rows for them."""
     if processes == 1:
         return
     fewest = min(len(rows) for split, rows in data.splits.items() if split != "test" and len(rows))
@@ -108,20 +108,20 @@ def check_shares(topic: Topic, data: CourseData, processes: int) -> None:
     for kind in (topic.data, topic.model):
         if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
             raise CourseError(
-                f"{kind.__qualname__} is out of reach of other processes, so that --trainer.devices must be 1: "
-                "to have more, put the class into a file of its own, outside any function"
+                f"{kind.__qualname__} cannot be imported by other processes, so --trainer.devices must be 1: "
+                "to use more, define the class in a module, outside of any function"
             )
 
 
 @contextmanager
 def workers(plan: Plan, processes: int) -> Iterator[None]:
-    """Within it the other processes carry out the plan as well, and it must be carried out here.
+    """Run the plan in the other processes as well. The body of the ``with`` statement must run it in this one.
 
     Raises:
         CourseError: A worker failed.
     """
     with ExitStack() as stack:
-        stack.callback(torch.set_num_threads, torch.get_num_threads())  # Lightning shares the cores out
+        stack.callback(torch.set_num_threads, torch.get_num_threads())  # Lightning divides the cores among them
         stack.callback(_restore_environment, dict(os.environ))
         stack.callback(_leave)
         if processes > 1:
@@ -136,7 +136,7 @@ def workers(plan: Plan, processes: int) -> Iterator[None]:
             for worker in team:
                 worker.wait()
         except Exception as error:
-            # Where a process is gone, the others fail in their next exchange with it.
+            # If a process has ended, the others fail in their next communication with it.
             gone = [worker for worker in team if _is_of_connection(error) and worker.wait()]
             if gone:
                 first = next((worker for worker in gone if _CONNECTION not in worker.said()[-1]), gone[0])
@@ -145,7 +145,7 @@ def workers(plan: Plan, processes: int) -> Iterator[None]:
 
 
 def _leave() -> None:
-    """Metrics are no longer gathered from processes that are gone."""
+    """Leave the process group, so that metrics are no longer gathered from processes that have ended."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -157,7 +157,7 @@ def _restore_environment(before: Mapping[str, str]) -> None:
 
 
 _CONNECTION = "gloo"
-"""In the message of a lost connection, which on the CPU is no more than a RuntimeError."""
+"""Part of the message of a lost connection, which on the CPU is a plain RuntimeError."""
 
 
 def _is_of_connection(error: Exception) -> bool:
@@ -165,7 +165,7 @@ def _is_of_connection(error: Exception) -> bool:
 
 
 class _Worker:
-    """A process that takes part in the training. What it writes is kept back until it fails."""
+    """A worker process. Its stderr is only shown if it fails."""
 
     def __init__(self, plan: Plan, rank: int) -> None:
         self.rank = rank
@@ -179,7 +179,7 @@ class _Worker:
         )
         assert self.process.stdin
         plain = dataclasses.replace(plan, topic=dataclasses.replace(plan.topic, baselines={}, figures={}))
-        with suppress(BrokenPipeError):  # it ended at once: seen below
+        with suppress(BrokenPipeError):  # it ended at once: wait_until_ready notices
             self.process.stdin.write(pickle.dumps(sys.path) + pickle.dumps(plain))
             self.process.stdin.flush()
 
@@ -192,26 +192,26 @@ class _Worker:
             pass
 
     def wait_until_ready(self) -> None:
-        """Until it is about to train; raises `CourseError` where it fails before."""
+        """Wait until it is about to train; raises `CourseError` if it fails before."""
         assert self.process.stdout
-        if not self.process.stdout.read().endswith(b"ready"):  # an import may have printed something before
+        if not self.process.stdout.read().endswith(b"ready"):  # an import may have printed something first
             self.process.wait()
             raise self.failure()
 
     def wait(self) -> int | None:
-        """Its exit status; None where it takes too long to end."""
+        """Its exit status; None if it takes too long to end."""
         with suppress(subprocess.TimeoutExpired):
             return self.process.wait(SECONDS_TO_END)
         return None
 
     def said(self) -> list[str]:
-        """The lines that it wrote before it ended; at least one, the last of which says why."""
+        """The lines that it wrote before it ended: at least one, the last of which is the reason."""
         self.written.seek(0)
         text = self.written.read().decode(errors="replace").replace(f"[rank{self.rank}]: ", "")
         return text.strip().splitlines() or [f"it ended with status {self.process.returncode}"]
 
     def failure(self) -> CourseError:
-        """Why it failed; all that it said is logged, where that is more than one line."""
+        """Why it failed. If it wrote more than one line, all of them are logged."""
         *more, last = self.said()
         if more:
             log.error("%s", "\n".join([*more, last]))
@@ -227,9 +227,9 @@ take_part()
 
 
 def take_part() -> None:
-    """The whole life of a worker: it gets a plan on stdin, says on stdout that it is ready, and carries it out."""
+    """The program of a worker: read a plan from stdin, write "ready" to stdout, and run the plan."""
     for name in {"SIGINT", "SIGTERM", "SIGHUP"} & set(dir(signal)):
-        # They reach the process that keeps the run as well, and that one ends this.
+        # The main process receives them as well, and ends its workers.
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     ready = os.dup(1)
     os.dup2(2, 1)
@@ -240,7 +240,7 @@ def take_part() -> None:
         data.prepare_data()
         data.setup("fit")
         if data.fingerprint != plan.split:
-            raise CourseError("its rows or their split are others: data must come out alike each time it is loaded")
+            raise CourseError("its rows or their split differ: data must be the same each time they are loaded")
         model = new_model(plan.topic, data, plan.settings)
         os.write(ready, b"ready")
         os.close(ready)
@@ -251,7 +251,7 @@ def take_part() -> None:
 
 
 def _end_with_parent() -> None:
-    """End at once when the other end of stdin is closed: whoever would take part in the next exchange is gone."""
+    """End at once when the other end of stdin is closed: the main process has ended."""
     while os.read(0, 1024):
         pass
     os._exit(1)

@@ -1,4 +1,4 @@
-"""What there is before the first step: data that are loaded and split, weights to start from, and the run's record."""
+"""Everything before the first step: load and split the data, load initial weights, and log the run's settings."""
 
 import dataclasses
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def load_data(topic: Topic, settings: Settings) -> tuple[CourseData, Settings]:
-    """The topic's data, loaded and split, and the settings with what ``auto`` came to in it."""
+    """Load and split the topic's data; returns the settings with the resolved values of ``auto``."""
     data = topic.data(**settings.data)
     data.prepare_data()
     data.setup("fit")
@@ -31,13 +31,13 @@ def load_data(topic: Topic, settings: Settings) -> tuple[CourseData, Settings]:
 
 
 def rows_text(data: CourseData) -> str:
-    """How many rows of which data set there are in each split."""
+    """The number of rows in each split, and the data set, as text."""
     sizes = ", ".join(f"{len(data.splits[each])} {SPLIT_NAMES[each]}" for each in SPLITS if len(data.splits[each]))
     return f"{sizes} rows of {data.rows.source}"
 
 
 def log_start(run: Run, topic: Topic, data: CourseData, settings: Settings) -> None:
-    """Write to the run what is known before the first step: settings, data set, packages."""
+    """Log settings, data set and packages to the run before the first step."""
     run.log_start(
         params=settings.flat(),
         settings=settings.as_yaml(),
@@ -50,7 +50,7 @@ def log_start(run: Run, topic: Topic, data: CourseData, settings: Settings) -> N
 
 
 def settings_of(run: str, topic: str | Topic) -> Path:
-    """The file with the settings of a stored run, by its id or name; raises `CourseError` where there is none."""
+    """The file with the settings of a stored run, by its id or name; raises `CourseError` if there is none."""
     store = open_store()
     name = topic.name if isinstance(topic, Topic) else topics.find(topic).name
     return store.files_of(store.find_run(run, name)) / "settings.yaml"
@@ -59,10 +59,10 @@ def settings_of(run: str, topic: str | Topic) -> Path:
 def resume_run(
     store: Store, resume: str, request: Request, data: CourseData, model: CourseModel, processes: int
 ) -> tuple[Resumed, dict[str, str], str]:
-    """Where to go on with an interrupted run, the tags that its continuation inherits, and its name.
+    """The point from which to resume an interrupted run, the tags that the new run inherits, and the old run's name.
 
     Raises:
-        SettingsError: The run cannot go on with these settings.
+        SettingsError: The run cannot be resumed with these settings.
         CourseError: It is complete, has no checkpoint, or its rows have changed.
     """
     check_changes(request.settings, request.experiment, resume)
@@ -71,7 +71,7 @@ def resume_run(
     if old.data.tags.get("dlcourse.split") != data.fingerprint:
         raise CourseError(
             f"{name} cannot be resumed: its rows or their split have changed ({data.rows.source}); restore them, or "
-            "train anew"
+            "train again"
         )
     inherited = ("dlcourse.init_from", "dlcourse.refit")
     tags = {tag: old.data.tags[tag] for tag in inherited if tag in old.data.tags}
@@ -81,11 +81,11 @@ def resume_run(
 
 
 def load_initial_weights(store: Store, topic: Topic, run: str, data: CourseData, model: CourseModel) -> str:
-    """Start a model from the kept weights of a stored run, as far as their shapes fit; gives the run's id.
+    """Load the kept weights of a stored run into a model, as far as their shapes fit; returns the run's id.
 
     Raises:
-        CourseError: There is no such run, not one weight fits, or the weights were trained on rows that ``data``
-            would test them on.
+        CourseError: There is no such run, no weight fits, or the weights were trained on rows that ``data`` would test
+            them on.
     """
     first = store.find_run(run, topic.name)
     check_unseen(store, topic, first, data)
@@ -94,7 +94,7 @@ def load_initial_weights(store: Store, topic: Topic, run: str, data: CourseData,
 
 
 def kept_checkpoint(files: Path) -> Path:
-    """The checkpoint with a run's kept weights, among its files; raises `CourseError` where there is none."""
+    """The checkpoint with the kept weights in a run's folder; raises `CourseError` if there is none."""
     for name in ("refit/last", "best", "last"):
         if (path := files / "checkpoints" / f"{name}.ckpt").is_file():
             return path
