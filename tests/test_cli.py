@@ -447,7 +447,7 @@ TOPIC = Topic("""
     assert "--resume" not in line
     finished = [f"{run.info.run_name} ({run.info.run_id})" for run in runs_of("straight", "FINISHED")]
     if verb == "compare":
-        assert line.endswith(f"finished and kept: {finished[0]}")
+        assert line.endswith(f": {finished[0]}")
     assert {run.info.status for run in runs_of("straight", "KILLED")}
     assert runs_of("straight", "RUNNING") == []
 
