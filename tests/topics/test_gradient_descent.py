@@ -304,7 +304,7 @@ def test_a_run_keeps_weights_losses_and_pictures(project: Path) -> None:
 def test_nothing_to_memorise_without_targets(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = EXPERIMENTS / "gradient-descent" / "saddle.yaml"
     assert main(["overfit", "gradient-descent", "--config", str(file)]) == 2
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("dlcourse: there is nothing to overfit_batch")
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("dlcourse: there is nothing to overfit")
 
 
 # Gradients
