@@ -150,9 +150,10 @@ def _text(result: object) -> str:
     """A result for people; of names and figures a line each."""
     if not isinstance(result, Mapping):
         return str(result)
-    return "\n".join(
-        f"{name}\t{f'{value:.6g}' if isinstance(value, float) else value}" for name, value in result.items()
+    lines = (
+        f"{name}  {value:.6g}" if isinstance(value, float) else f"{name}\t{value}" for name, value in result.items()
     )
+    return "\n".join(lines)
 
 
 def _json(result: Any) -> str:
