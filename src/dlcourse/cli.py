@@ -190,7 +190,7 @@ def _unforeseen(error: Exception) -> int:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {name:<8}{verb.text}" for name, verb in VERBS.items())
+    verbs = "\n".join(f"  {name:<9}{verb.text}" for name, verb in VERBS.items())
     return (
         f"usage: dlcourse VERB [TOPIC] [FLAGS]\n\n{verbs}\n\n{_topic_list()}\n\n"
         "`dlcourse train TOPIC --help` tells every setting of a topic."
