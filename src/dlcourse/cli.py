@@ -150,9 +150,10 @@ def _text(result: object) -> str:
     """A result as readable text; a mapping has one line per name and value."""
     if not isinstance(result, Mapping):
         return str(result)
-    return "\n".join(
-        f"{name}\t{f'{value:.6g}' if isinstance(value, float) else value}" for name, value in result.items()
+    lines = (
+        f"{name}  {value:.6g}" if isinstance(value, float) else f"{name}\t{value}" for name, value in result.items()
     )
+    return "\n".join(lines)
 
 
 def _json(result: Any) -> str:
@@ -189,7 +190,7 @@ def _unforeseen(error: Exception) -> int:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {name:<8}{verb.text}" for name, verb in VERBS.items())
+    verbs = "\n".join(f"  {name:<9}{verb.text}" for name, verb in VERBS.items())
     return (
         f"usage: dlcourse VERB [TOPIC] [FLAGS]\n\n{verbs}\n\n{_topic_list()}\n\n"
         "`dlcourse train TOPIC --help` lists every setting of a topic."

@@ -95,6 +95,10 @@ class SettingsParser:
         self.parser.add_argument("--json", action="store_true", help=JSON_HELP)
         self.add_arguments(function, skip=["topic", "files", "config", "seed", *GROUPS])
 
+    def set_defaults(self, file: Path) -> None:
+        """Take the settings of a YAML file for defaults; raises `SettingsError` as `resolve` does."""
+        self.parser.set_defaults(Settings(**self.resolve([file], {})).flat())
+
     def names(self) -> list[str]:
         """Every setting by its dotted name."""
         return [str(name) for name, _ in self.parser.get_defaults().items()]
@@ -126,10 +130,7 @@ class SettingsParser:
         """
         settings = self.parser.get_defaults()
         for file in files:
-            values_of_file = dict(read_yaml(file))
-            if isinstance(settings_of_model := values_of_file.get("model"), dict):
-                values_of_file["model"] = {RENAMED.get(name, name): each for name, each in settings_of_model.items()}
-            settings = self._over(settings, values_of_file, f"--config {file}: ")
+            settings = self._over(settings, read_yaml(file), f"--config {file}: ")
         resolved: dict[str, Any] = plain(self._over(settings, values, ""))
         return resolved
 
@@ -279,7 +280,10 @@ def read_yaml(file: Path | str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping) or not values:
         kind = "is empty" if not values else f"holds a {type(values).__name__}"
         raise SettingsError(f"--config {file} {kind}: write keys and values into it, such as model: {{lr: 0.1}}")
-    return values
+    model = values.get("model")
+    if not isinstance(model, Mapping):
+        return values
+    return {**values, "model": {RENAMED.get(name, name): value for name, value in model.items()}}
 
 
 class _UniqueKeys(yaml.SafeLoader):

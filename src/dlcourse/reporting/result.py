@@ -67,12 +67,6 @@ class Result:
         return not self.lost and self.assessment is not None
 
     @property
-    def eval_metric(self) -> str:
-        """The key in `metrics` of the primary metric on the split of the verdict."""
-        prefix = "test/" if self.verdict.eval_split == "test" else f"best/{self.verdict.eval_split}_"
-        return prefix + self.primary_metric
-
-    @property
     def card(self) -> str:
         """The verdict and the main results as text, in about a dozen lines."""
         return card_of(self)

@@ -60,8 +60,6 @@ def resolve(
     parser = settings_parser(topic, "train")
     names = [config] if isinstance(config, str | Path) else list(config or [])
     files = [find_experiment(topic, each) for each in names]
-    if default := experiments_of(topic).get("default"):
-        files.insert(0, default)
     groups = {"data": data, "model": model, "trainer": trainer, "seed": seed}
     given = {name: value for name, value in groups.items() if value is not None}
     settings = Settings(**parser.resolve(files, given))
@@ -71,7 +69,10 @@ def resolve(
 
 
 def settings_parser(topic: Topic, verb: str) -> SettingsParser:
-    """The parser of a topic's settings: the arguments of its data, its model and the Trainer, and the seed."""
+    """The parser of a topic's settings: the arguments of its data, its model and the Trainer, and the seed.
+
+    Its defaults are those of the topic's ``default.yaml``, if there is one, else of the classes.
+    """
     parser = SettingsParser(f"dlcourse {verb} {topic.name}", topic.title)
     parser.parser.add_argument(
         "--seed", type=Seed, default=0, help="Seed of weights and batches; the split has its own."
@@ -79,6 +80,8 @@ def settings_parser(topic: Topic, verb: str) -> SettingsParser:
     parser.add_arguments(topic.data, "data")
     parser.add_arguments(topic.model, "model", skip=("shape", "outputs"))
     parser.add_arguments(make_trainer, "trainer", skip=NOT_SETTINGS)
+    if default := experiments_of(topic).get("default"):
+        parser.set_defaults(default)
     return parser
 
 
