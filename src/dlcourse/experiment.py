@@ -18,8 +18,8 @@ from dlcourse.reporting.result import Result
 from dlcourse.settings import PositiveInt, Seed
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
-from dlcourse.training.fit import new_model
-from dlcourse.training.processes import Plan, check_shares, count_processes, run_fit, workers
+from dlcourse.training.fit import Plan, new_model, run_fit
+from dlcourse.training.processes import check_shares, count_processes, workers
 from dlcourse.training.request import resolve
 from dlcourse.training.resume import prepare_resume
 from dlcourse.training.start import load_data, load_initial_weights, log_start, resume_run, settings_of

@@ -28,7 +28,8 @@ from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
 from dlcourse.training.callbacks.overfitting import interleave
 from dlcourse.training.checkpoints import load_checkpoint
-from dlcourse.training.processes import VARIABLES, Plan, workers
+from dlcourse.training.fit import Plan
+from dlcourse.training.processes import VARIABLES, workers
 from tests.samples import Given, Line, numbers
 
 DDP = {"devices": 2, "strategy": "ddp", "accelerator": "cpu"}

@@ -49,10 +49,33 @@ class Fitted:
     refitted: bool = False
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What each process must know about the training. ``split`` is the fingerprint of the data."""
+
+    topic: Topic
+    settings: Settings
+    split: str
+    monitor: str | None
+    folder: Path
+    resumed: Resumed | None = None
+    refit: bool = False
+
+
 def new_model(topic: Topic, data: CourseData, settings: Settings) -> CourseModel:
     """The topic's model for this data. Sets the random state of Python, NumPy and torch to the run's seed."""
     L.seed_everything(settings.seed, workers=True, verbose=False)
     return topic.model(data.shape, data.outputs, **settings.model)
+
+
+def run_fit(plan: Plan, data: CourseData, model: CourseModel, run: Run | None) -> Fitted:
+    """Train by the plan; ``run`` is None in a worker."""
+    fitted = fit(
+        plan.topic, run, data, model, plan.settings, plan.monitor, plan.folder, plan.resumed, light=run is None
+    )
+    if plan.refit and fitted.divergence.epoch is None:
+        fitted = refit(plan.topic, run, data, plan.settings, fitted, plan.folder / "refit")
+    return fitted
 
 
 def fit(

@@ -15,8 +15,6 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -25,13 +23,9 @@ from torch import distributed
 
 from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import CourseError, SettingsError
-from dlcourse.models.base import CourseModel
-from dlcourse.settings import Settings
 from dlcourse.topics import Topic
-from dlcourse.tracking.run import Run
-from dlcourse.training.fit import Fitted, fit, new_model, refit
+from dlcourse.training.fit import Plan, new_model, run_fit
 from dlcourse.training.hardware import check_devices, choose_accelerator
-from dlcourse.training.resume import Resumed
 from dlcourse.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -41,29 +35,6 @@ VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZ
 """Environment variables that are set for one training, and restored after it. Lightning sets the last one."""
 SECONDS_TO_END = 10.0
 """Time limit for the exit of a worker that has finished or lost its connection."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What each process must know about the training. ``split`` is the fingerprint of the data."""
-
-    topic: Topic
-    settings: Settings
-    split: str
-    monitor: str | None
-    folder: Path
-    resumed: Resumed | None = None
-    refit: bool = False
-
-
-def run_fit(plan: Plan, data: CourseData, model: CourseModel, run: Run | None) -> Fitted:
-    """Train by the plan; ``run`` is None in a worker."""
-    fitted = fit(
-        plan.topic, run, data, model, plan.settings, plan.monitor, plan.folder, plan.resumed, light=run is None
-    )
-    if plan.refit and fitted.divergence.epoch is None:
-        fitted = refit(plan.topic, run, data, plan.settings, fitted, plan.folder / "refit")
-    return fitted
 
 
 def count_processes(trainer: Mapping[str, Any]) -> int:
