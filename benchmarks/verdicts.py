@@ -467,10 +467,10 @@ def overfits(verdict: Verdict, overfitting: Overfitting | None) -> bool:
 USUAL_TRAINER = {"max_epochs": 100, "patience": 20, "precision": "32-true"}
 NUMBER = {"kind": "number"}
 TRAINED = {
-    "classes dealt at random": Trained(
+    "random classes": Trained(
         CLASSES, {"relation": "none"}, USUAL, USUAL_TRAINER, "learned", says_learned, "at most 5 %"
     ),
-    "numbers dealt at random": Trained(
+    "random numbers": Trained(
         NUMBERS, {"relation": "none", **NUMBER}, USUAL, USUAL_TRAINER, "learned", says_learned, "at most 5 %"
     ),
     "healthy classes": Trained(
