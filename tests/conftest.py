@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # One thread a process: the models are tiny, and two test processes share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Some images set it. Then each process that a test starts would compile every package anew, for 10 s.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
