@@ -15,6 +15,7 @@ from tests.conftest import EXPERIMENTS, ROOT
 from tests.image_sets import write_cifar10, write_fashion_mnist, write_image_folder
 from tests.processes import words_of
 
+pytestmark = pytest.mark.renders  # a training of each topic, with its figures
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FEW = ["--trainer.max_epochs", "1"]
 
@@ -66,7 +67,9 @@ def test_make_trains(checkout: Path, command: str, monkeypatch: pytest.MonkeyPat
     words = words_of(command, ROOT)
     if "activations" in command:
         assert {"sigmoid", "relu", "softplus"} < set(words)
-        words = [word for word in words if word in ("compare", "diabetes", "sigmoid", "relu")]  # .ci/run trains all eight
+        words = [
+            word for word in words if word in ("compare", "diabetes", "sigmoid", "relu")
+        ]  # .ci/run trains all eight
     assert main([*words, *few, *small]) == 0
 
 
