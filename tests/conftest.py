@@ -2,15 +2,18 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from tests.servers import Server
 
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 # One thread a process: the models are tiny, and two test processes share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Some images set it. Then each process that a test starts would compile every package anew, for 10 s.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -33,6 +39,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "made_store" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+
+
+@event.listens_for(Engine, "connect")
+def write_without_waiting_for_the_disk(connection: object, _: object) -> None:
+    """No test switches the machine off. Each commit would wait for the disk, a quarter of a short training in all."""
+    if isinstance(connection, sqlite3.Connection):
+        with suppress(sqlite3.Error):  # what is wrong with a database is seen by who uses it
+            connection.execute("PRAGMA synchronous = OFF")
 
 
 @contextmanager
@@ -70,9 +84,29 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def not_into_files(render: Callable[..., None]) -> Callable[..., None]:
+    """`Figure.savefig`, which renders into memory as always, and into files not at all."""
+
+    def savefig(figure: object, file: Any, **settings: Any) -> None:
+        if isinstance(file, Path):
+            file.write_bytes(b"not rendered")
+        else:
+            render(figure, file, **settings)
+
+    return savefig
+
+
 @pytest.fixture
-def project(tmp_path: Path, made_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty project with a store, as the current folder."""
+def project(tmp_path: Path, made_store: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """An empty project with a store, as the current folder.
+
+    Figures of its runs are not rendered, which takes a quarter of a short training. Tests marked ``renders`` have them
+    rendered, and so have the runs of other processes and of the fixtures that share one.
+    """
+    if not request.node.get_closest_marker("renders"):
+        from matplotlib.figure import Figure  # not above: NumPy is imported once its number of threads is set
+
+        monkeypatch.setattr(Figure, "savefig", not_into_files(Figure.savefig))
     for name in ("MLFLOW_TRACKING_URI", "DLCOURSE_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "mlruns").mkdir()

@@ -364,8 +364,9 @@ class Seeded(YesOrNo):
     [(train, {}), (train, {"folds": 2}), (overfit, {}), (check_topic, {})],
 )
 def test_an_argument_that_is_given_counts_whatever_its_truth_value(
-    project: Path, verb: Callable[..., Any], own: dict[str, Any]
+    project: Path, monkeypatch: pytest.MonkeyPatch, verb: Callable[..., Any], own: dict[str, Any]
 ) -> None:
+    monkeypatch.setattr("dlcourse.training.overfit_batch.STEPS", 2)
     (project / "mine.yaml").write_text("seed: 5\ntrainer:\n  max_epochs: 1\n")
     data = type("Data", (Given,), {"given": two_classes(60)})
     topic = Topic("seeded", "Seeded", data, Seeded, {"majority": baselines.majority})

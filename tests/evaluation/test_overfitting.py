@@ -195,13 +195,13 @@ def test_run_that_overfits_names_the_epoch_in_card_tag_and_result(project: Path)
 
 def test_resumed_run_has_seen_what_the_interrupted_one_saw(project: Path) -> None:
     settings = own_file(project)
-    whole = trained(settings, 40)
-    first = trained(settings, 20)
+    whole = trained(settings, 24)
+    first = trained(settings, 12)
     assert whole.overfitting is not None
     assert first.overfitting is not None
     assert whole.overfitting.epoch is not None
-    assert whole.overfitting.epoch < 20, "the lowest loss must lie before the interruption"
-    resumed = dlcourse.train("diabetes", resume=first.run_id, trainer={"max_epochs": 40})
+    assert whole.overfitting.epoch < 12, "the lowest loss must lie before the interruption"
+    resumed = dlcourse.train("diabetes", resume=first.run_id, trainer={"max_epochs": 24})
     assert resumed.overfitting == whole.overfitting
     assert resumed.overfitting != first.overfitting
 

@@ -9,13 +9,18 @@ from dlcourse.models.convergence import assess_convergence
 from tests.topics.test_gradient_descent import Descended
 
 
-def test_notes() -> None:
-    run = Descended("lecture", "study-hours")
-    assert run.weight("w")[-1] == pytest.approx(1.1991, abs=1e-3)
-    assert run.weight("b")[-1] == pytest.approx(-2.8968, abs=1e-3)
-    assert run.loss[-1] == pytest.approx(1.0462, abs=1e-3)
-    assert torch.sigmoid(torch.tensor(run.answer(4))) == pytest.approx(0.8699, abs=1e-3)
-    assert run.trainer.global_step == 1000
+@pytest.fixture(scope="module")
+def lecture() -> Descended:
+    """The lecture's descent of 1000 epochs, for tests that only look at it."""
+    return Descended("lecture", "study-hours")
+
+
+def test_notes(lecture: Descended) -> None:
+    assert lecture.weight("w")[-1] == pytest.approx(1.1991, abs=1e-3)
+    assert lecture.weight("b")[-1] == pytest.approx(-2.8968, abs=1e-3)
+    assert lecture.loss[-1] == pytest.approx(1.0462, abs=1e-3)
+    assert torch.sigmoid(torch.tensor(lecture.answer(4))) == pytest.approx(0.8699, abs=1e-3)
+    assert lecture.trainer.global_step == 1000
 
 
 def test_every_epoch_by_hand() -> None:
@@ -42,6 +47,5 @@ def test_other_starts_come_near(seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_points_that_can_be_told_apart_have_no_minimum() -> None:
-    run = Descended("lecture", "study-hours")
-    assert assess_convergence(run.model, run.data).sentence == "unfinished: the loss still falls"
+def test_points_that_can_be_told_apart_have_no_minimum(lecture: Descended) -> None:
+    assert assess_convergence(lecture.model, lecture.data).sentence == "unfinished: the loss still falls"

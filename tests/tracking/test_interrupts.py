@@ -20,7 +20,7 @@ from tests.conftest import EXPERIMENTS
 from tests.processes import start_command, wait_for_line
 
 TABLE = EXPERIMENTS / "height-weight" / "table.yaml"
-EPOCHS = 500
+EPOCHS = 300
 
 
 def curve(run_id: str) -> list[tuple[int, float]]:

@@ -41,22 +41,22 @@ class TestWhereTheStoreIs:
         assert [each.name for each in open_store().client.search_experiments()] == ["Default"]
 
     @pytest.mark.slow
-    def test_made_once_in_the_current_folder_though_four_processes_ask_at_once(
+    def test_made_once_in_the_current_folder_though_two_processes_ask_at_once(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         monkeypatch.chdir(tmp_path)
         context = fork_server()
-        barrier = context.Barrier(4)
-        processes = [context.Process(target=open_store_at_once, args=(tmp_path, barrier, n)) for n in range(4)]
+        barrier = context.Barrier(2)
+        processes = [context.Process(target=open_store_at_once, args=(tmp_path, barrier, n)) for n in range(2)]
         for process in processes:
             process.start()
         for process in processes:
             process.join(200)
-        assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+        assert [process.exitcode for process in processes] == [0, 0]
         assert sorted(each.name for each in open_store().client.search_experiments()) == ["Default", "asked"]
         assert (tmp_path / "mlruns" / "mlflow.db").is_file()
-        assert len(open_store().client.search_runs([open_store().experiment("asked")])) == 4
+        assert len(open_store().client.search_runs([open_store().experiment("asked")])) == 2
 
 
 class TestBadStores:

@@ -58,7 +58,7 @@ import dlcourse, dlcourse.experiment, mlflow.pytorch, torch
 from tests.samples import Line
 
 template, folders = Path(sys.argv[1]), Path(sys.argv[2])
-fraction, seconds = 0.0, None
+fraction, seconds = 0.0, None  # how long a run takes after its fit, and after which part of that it is killed
 
 
 class Killed(Line):
@@ -76,13 +76,18 @@ chance = random.Random(0)
 def train(number):
     shutil.copytree(template, folders / str(number) / "mlruns")
     os.chdir(folders / str(number))
-    dlcourse.train(topic, trainer={"max_epochs": 2})
+    dlcourse.train(topic, trainer={"max_epochs": 1})
+    Path("seconds").write_text(str(time.monotonic() - fit_ended))
+
+
+def least_seconds():
+    return min(float(file.read_text()) for file in folders.glob("*/seconds"))
 
 
 train(0)  # so that all is loaded that the others need
 train(1)
-seconds = time.monotonic() - fit_ended
-for number in range(2, 22):
+for number in range(2, 12):
+    seconds = least_seconds()  # of a machine that was busy at first, one that ended before it was killed says more
     fraction = chance.random()
     child = os.fork()
     if child == 0:
@@ -96,15 +101,15 @@ for number in range(2, 22):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked after torch is loaded")
-def test_at_twenty_random_moments(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_ten_random_moments(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in a process of its own, which is forked, so that the libraries are loaded once."""
     (project / "killed").mkdir()
     command = [sys.executable, "-c", KILLED, str(project / "mlruns"), str(project / "killed")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     statuses = [int(line.split()[1]) for line in done.stdout.splitlines()]
-    assert statuses.count(signal.SIGKILL) >= 10, "some may have ended before"
-    for number in range(2, 22):
+    assert statuses.count(signal.SIGKILL) >= 5, "some may have ended before"
+    for number in range(2, 12):
         folder = project / "killed" / str(number)
         monkeypatch.chdir(folder)
         ((status, has_verdict, _, _),) = trainings(folder / "mlruns" / "mlflow.db")
