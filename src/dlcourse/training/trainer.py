@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import lightning as L
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -52,7 +51,7 @@ def make_trainer(
     """A Trainer for any LightningModule: it chooses the hardware, stops early, keeps checkpoints and is repeatable.
 
     Side effects, for the whole process: Lightning logs only warnings, those of its warnings that need no answer are
-    filtered out, and with ``deterministic`` PyTorch uses deterministic algorithms, but does not fill new tensors.
+    filtered out, and with ``deterministic`` PyTorch uses deterministic algorithms.
 
     Args:
         max_epochs: Largest number of epochs.
@@ -81,9 +80,6 @@ def make_trainer(
         SettingsError: The accelerator or so many devices are not available, or settings contradict each other.
     """
     _quiet()
-    # Filling new tensors matters only to programs that read what they have not written, and costs 3 to 10 % of an epoch
-    # of FashionMNIST `lecture`.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     accelerator = choose_accelerator(accelerator)
     check_devices(devices, strategy, accelerator)
     standard: list[Callback] = [Hardware(), Divergence(), EpochSeed(), LrAndSpeed(), Progress()]
