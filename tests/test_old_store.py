@@ -6,12 +6,17 @@ tenth of the size, and made-up names of the user and the machine. Two were stopp
 """
 
 import json
+import sqlite3
 import tarfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
+from mlflow.store import db_migrations
 
 from dlcourse.cli import main
 from tests.image_sets import write_cifar10, write_fashion_mnist, write_image_folder
@@ -33,6 +38,12 @@ def old(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with the old store and the rows that its runs had."""
     with tarfile.open(Path(__file__).with_name("old_store.tar.xz")) as archive:
         archive.extractall(project, filter="data")
+    with closing(sqlite3.connect(project / "mlruns" / "mlflow.db")) as connection:
+        ((revision,),) = connection.execute("SELECT version_num FROM alembic_version")
+    try:
+        ScriptDirectory(str(Path(db_migrations.__file__).parent)).get_revision(revision)
+    except CommandError:
+        pytest.skip("the store was made with a newer MLflow than this one")
     for write in (write_fashion_mnist, write_cifar10, write_image_folder):
         write(project / "data", monkeypatch, train=60, test=20)
     monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
