@@ -49,7 +49,7 @@ def test_refit_trains_on_validation_rows_for_the_best_number_of_epochs(project: 
     result = quick(refit=True)
     assert result.data is not None
     assert {split: len(rows) for split, rows in result.data.splits.items()} == {"train": 80, "val": 0, "test": 20}
-    assert result.metrics["best/epoch"] == 2
+    assert result.metrics["best_epoch"] == 2
     history = dlcourse.open_store().client.get_metric_history(result.run_id, "refit/train/loss")
     assert [each.step for each in history] == [0, 1, 2]
     assert result.checkpoint is not None

@@ -46,7 +46,7 @@ class TestHowARunEnds:
             run.log_metrics({"loss": 1.0})
             event.listen(Engine, "begin", interrupt)
 
-        run = open_store().start_run("ends", "late", {}, watched=False)
+        run = open_store().start_run("ends", "late", {})
         with pytest.raises(Interrupted), run:
             interrupt_the_next_write()
         kept = open_store().client.get_run(run.run_id)

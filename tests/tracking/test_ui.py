@@ -80,7 +80,7 @@ def test_pages_opened_from_there_stay_with_trainings(pages: Pages) -> None:
     pages.words(pages.link, "--dump-dom")
     address = pages.link.partition("/start")[0]
     words = pages.words(f"{address}/#/experiments/1/runs/{pages.run.run_id}", "--dump-dom")
-    assert {"my first training", "test/mse", "model.lr", "dlcourse.verdict"} <= {word.rstrip(":") for word in words}
+    assert {"my first training", "test/mse", "model.lr", "verdict"} <= {word.rstrip(":") for word in words}
     text = " ".join(" ".join(words).split())
     for line in pages.run.card.splitlines():
         assert " ".join(line.split()) in text

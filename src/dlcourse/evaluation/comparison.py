@@ -57,9 +57,12 @@ def _figures(results: list[Result], metric: str, split: Split) -> list[float]:
     figures = []
     for each in results:
         # After a refit the validation rows are training rows: take the value by which the epoch was chosen.
-        chosen = dict(each.history.get(f"{split}/{metric}", [])).get(int(each.metrics["best/epoch"]))
-        figure = each.metrics.get(f"best/{split}_{metric}", chosen)
-        if figure is not None and each.verdict.sentence != "diverged":
+        if each.assessment is None:
+            continue
+        chosen = dict(each.history.get(f"{split}/{metric}", [])).get(int(each.metrics["best_epoch"]))
+        evaluation = each.assessment.evaluations.get(split)
+        figure = evaluation.metrics[metric] if evaluation else chosen
+        if figure is not None:
             figures.append(figure)
     return figures
 

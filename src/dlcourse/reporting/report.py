@@ -35,7 +35,7 @@ def draw_figures(run: Run, topic: Topic, fitted: Fitted, assessment: Assessment 
 
 
 def answer_questions(run: Run, fitted: Fitted) -> dict[str, float]:
-    """The predictions for ``data.queries()``, by input, logged as ``answer/<input>``. Moves the model to the CPU."""
+    """The predictions for ``data.queries()``, by input. Moves the model to the CPU."""
     answers: dict[str, float] = {}
     with run.attempt("answers"):
         queries = fitted.data.queries()  # K x shape
@@ -45,6 +45,4 @@ def answer_questions(run: Run, fitted: Fitted) -> dict[str, float]:
             predictions = fitted.model.predictions(outputs).view(len(queries), -1)  # K x columns
             pairs = zip(queries, predictions, strict=True)
             answers = {f"{float(question[0]):g}": float(prediction[0]) for question, prediction in pairs}
-    # MLflow does not accept 1e+06 as a name, but 1e06.
-    run.log_metrics({f"answer/{question.replace('+', '')}": answer for question, answer in answers.items()})
     return answers
