@@ -12,6 +12,7 @@ import yaml
 from mlflow.entities import Run as StoredRun
 
 import dlcourse
+from dlcourse.evaluation.baseline_runs import GREY
 from dlcourse.tracking import run as run_module
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.store import Store, process_of
@@ -52,6 +53,9 @@ class TestWhatARunHolds:
         assert {name: metrics[name] for name in finals} == finished.result.metrics
         baselines = {run.info.run_name: run.data.metrics["test/mse"] for run in finished.runs("baseline")}
         assert metrics["test/baseline_mse"] == min(baselines.values())
+        assert {run.data.tags["mlflow.runColor"] for run in finished.runs("baseline")} == {GREY}
+        found = {f"baseline: {name}": run_id for name, run_id in finished.result.baseline_runs.items()}
+        assert found == {run.info.run_name: run.info.run_id for run in finished.runs("baseline")}
 
     def test_training_loss_first_by_which_pages_compare_runs(self, finished: Finished) -> None:
         assert next(iter(finished.run.data.metrics)) == "train/loss"
@@ -89,6 +93,21 @@ class TestWhatARunHolds:
         assert rows == {"training": 60, "validation": 20, "test": 20}
         assert {each.tags[0].key for each in inputs} == {"mlflow.data.context"}
         assert json.loads(inputs[0].dataset.source) == {"uri": "scikit-learn's make_regression"}
+
+    def test_each_run_has_the_row_counts_of_its_own_split(self, project: Path) -> None:
+        """MLflow keeps the first data set of a name and digest, and shows it for all later runs with both."""
+        counts, digests = [], []
+        for fraction in (0.2, 0.4, 0.2):
+            result = dlcourse.train("height-weight", data={"val_fraction": fraction}, trainer={"max_epochs": 1})
+            inputs = stored(result.run_id).inputs.dataset_inputs
+            sets = {each.dataset.name: each.dataset for each in inputs}
+            counts.append({name: json.loads(each.profile)["num_rows"] for name, each in sets.items()})
+            digests.append({name: each.digest for name, each in sets.items()})
+        names = [f"height-weight ({split})" for split in ("training", "validation", "test")]
+        assert [[each[name] for name in names] for each in counts] == [[60, 20, 20], [40, 40, 20], [60, 20, 20]]
+        assert digests[0] == digests[2]
+        assert digests[0][names[2]] == digests[1][names[2]], "the same test rows"
+        assert digests[0][names[0]] != digests[1][names[0]]
 
     def test_environment_and_figures(self, finished: Finished) -> None:
         assert "\ntorch==" in (finished.files / "environment.txt").read_text()
