@@ -11,13 +11,15 @@ from dlcourse.evaluation.baseline_runs import measure_baselines
 from dlcourse.evaluation.comparison import Comparison, plot_curves
 from dlcourse.evaluation.cross_validation import CrossValidation, cross_validate
 from dlcourse.evaluation.verdict import diverged
-from dlcourse.export.model import export_model
+from dlcourse.export.model import ModelPage, export_model
 from dlcourse.models.base import CourseModel
+from dlcourse.reporting.note import headline, note_of, run_page
 from dlcourse.reporting.report import answer_questions, draw_figures
 from dlcourse.reporting.result import Result
 from dlcourse.settings import PositiveInt, Seed
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
+from dlcourse.tracking.run import CONTEXTS
 from dlcourse.training.fit import Plan, new_model, run_fit
 from dlcourse.training.hardware import choose_accelerator
 from dlcourse.training.processes import check_shares, count_processes, workers
@@ -135,7 +137,19 @@ def train(
         answers = answer_questions(run, fitted) if assessment else {}
         draw_figures(run, topic, fitted, assessment)
         rows = datamodule.rows.inputs[datamodule.splits[datamodule.eval_split][:256]]  # enough to compare predictions
-        exported = export_model(run, module, rows, fitted.epoch) if assessment else None
+        pages = {baseline: run_page(run.experiment_id, run_id) for baseline, run_id in baseline_runs.items()}
+        lines = headline(verdict, module.primary_metric, assessment, fitted.overfitting, pages)
+        exported = None
+        if assessment:
+            evaluated = assessment.evaluation
+            page = ModelPage(
+                params=settings.flat(),
+                description="<br>".join(lines),
+                metrics=list(evaluated.finals),
+                dataset=f"{topic.name} ({CONTEXTS[evaluated.split]})",
+                digest=datamodule.digest(datamodule.splits[evaluated.split]),
+            )
+            exported = export_model(run, module, rows, fitted.epoch, page)
         result = Result(
             topic=topic.name,
             run_id=run.run_id,
@@ -155,7 +169,7 @@ def train(
             assessment=assessment,
             exported=exported,
         )
-        run.set_tags({"mlflow.note.content": f"```\n{result.card}\n```"})
+        run.set_tags({"mlflow.note.content": note_of(run, topic, result, lines)})
     return result
 
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from dlcourse.evaluation.assessment import Assessment
 from dlcourse.reporting.figures import learning_curves
+from dlcourse.reporting.note import MOST_PIXELS
 from dlcourse.topics import Topic
 from dlcourse.tracking.run import Run
 from dlcourse.training.fit import Fitted
@@ -31,7 +32,8 @@ def draw_figures(run: Run, topic: Topic, fitted: Fitted, assessment: Assessment 
     for name, draw in plots.items():
         with run.attempt(f"figures/{name}.png"):
             if figure := draw():
-                figure.savefig(run.path(f"figures/{name}.png"), dpi=120)
+                dpi = min(120, MOST_PIXELS / figure.get_figwidth())
+                figure.savefig(run.path(f"figures/{name}.png"), dpi=dpi)
 
 
 def answer_questions(run: Run, fitted: Fitted) -> dict[str, float]:

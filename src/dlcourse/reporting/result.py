@@ -79,7 +79,7 @@ class Result:
     @property
     def card(self) -> str:
         """The verdict and the main results as text, in about a dozen lines."""
-        return card_of(self)
+        return in_columns(f"{self.topic}: {self.run_name}", card_lines(self))
 
     def __str__(self) -> str:
         return self.card
@@ -97,8 +97,8 @@ class Result:
         }
 
 
-def card_of(result: Result) -> str:
-    """The card of a training."""
+def card_lines(result: Result) -> list[tuple[str, str]]:
+    """Name and text of each line of a training's card."""
     fitted, verdict, data = result.fitted, result.verdict, result.data
     lines = [("verdict", verdict.sentence)]
     if verdict.advice:
@@ -125,7 +125,7 @@ def card_of(result: Result) -> str:
     lines.append(("view", "make ui, or dlcourse ui"))
     if result.lost:
         lines.append(("not in the store", f"{', '.join(result.lost)} ({next(iter(result.lost.values()))})"))
-    return in_columns(f"{result.topic}: {result.run_name}", lines)
+    return lines
 
 
 def _metric_lines(result: Result, assessment: Assessment) -> list[tuple[str, str]]:
