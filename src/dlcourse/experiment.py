@@ -8,12 +8,12 @@ from typing import Any
 from dlcourse.errors import CourseError, SettingsError, suggestion
 from dlcourse.evaluation.assessment import evaluate_splits, final_metrics, judge_model
 from dlcourse.evaluation.baseline_runs import measure_baselines
-from dlcourse.evaluation.comparison import Comparison, plot_curves
+from dlcourse.evaluation.comparison import FIGURE, Comparison, plot_curves
 from dlcourse.evaluation.cross_validation import CrossValidation, cross_validate
 from dlcourse.evaluation.verdict import diverged
 from dlcourse.export.model import ModelPage, export_model
 from dlcourse.models.base import CourseModel
-from dlcourse.reporting.note import headline, note_of, run_page
+from dlcourse.reporting.note import MOST_PIXELS, headline, note_of, run_page
 from dlcourse.reporting.report import answer_questions, draw_figures
 from dlcourse.reporting.result import Result
 from dlcourse.settings import PositiveInt, Seed
@@ -143,7 +143,6 @@ def train(
         if assessment:
             evaluated = assessment.evaluation
             page = ModelPage(
-                params=settings.flat(),
                 description="<br>".join(lines),
                 metrics=list(evaluated.finals),
                 dataset=f"{topic.name} ({CONTEXTS[evaluated.split]})",
@@ -236,9 +235,10 @@ def compare(
                 assert isinstance(result, Result)  # not a CrossValidation: no folds
                 results[name].append(result)
         comparison = Comparison(topic.name, run.run_id, results, run.lost)
-        with run.attempt("figures/comparison.png"):
-            plot_curves(results).savefig(run.path("figures/comparison.png"), dpi=120)
+        with run.attempt(FIGURE):
+            figure = plot_curves(results)
+            figure.savefig(run.path(FIGURE), dpi=MOST_PIXELS / figure.get_figwidth())
         with run.attempt("comparison.txt"):
             run.path("comparison.txt").write_text(f"{comparison}\n", encoding="utf-8")
-        run.set_tags({"mlflow.note.content": f"```\n{comparison}\n```"})
+        run.set_tags({"mlflow.note.content": comparison.note(run)})
     return comparison

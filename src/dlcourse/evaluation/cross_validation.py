@@ -19,6 +19,7 @@ from dlcourse.evaluation.intervals import CONFIDENCE
 from dlcourse.evaluation.verdict import LEAST_EFFECT, Comparison, Difference, against, diverged
 from dlcourse.models.base import CourseModel
 from dlcourse.reporting.card import in_columns
+from dlcourse.reporting.note import table
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
@@ -123,6 +124,26 @@ class CrossValidation:
     def __str__(self) -> str:
         return self.card
 
+    @property
+    def note(self) -> str:
+        """The description of its run in Markdown: verdict and metric in the first lines, then all metrics."""
+        first, colon, rest = self.sentence.partition(":")
+        mine = self.estimates[self.primary_metric]
+        others = [f"{name} {each[self.primary_metric].mean:.4g}" for name, each in self.baselines.items()]
+        lines = [
+            f"**{first}**{colon}{rest}",
+            f"test {self.primary_metric} **{mine.mean:.4g}** ({mine.low:.4g} to {mine.high:.4g}); {', '.join(others)}",
+            f"means and corrected 95 % intervals over {self.repeats} x {self.folds} folds",
+        ]
+        rows = []
+        for metric, each in self.estimates.items():
+            for name, differences in self.differences.items():
+                difference = differences[metric]
+                text = f"{difference.rounded_like(each.mean)}, {difference.comparison}"
+                rows.append([metric, str(each), name, str(self.baselines[name][metric]), text])
+        head = ["test metric", "model", "baseline", "its metric", "difference"]
+        return f"{'<br>'.join(lines)}\n\n{table(head, rows)}"
+
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain types for JSON."""
         return {**dataclasses.asdict(self), "card": self.card}
@@ -171,7 +192,7 @@ def cross_validate(request: Request, folds: int, repeats: int, name: str | None 
         parent.log_metrics(result.metrics)
         parent.set_tags(
             {
-                "mlflow.note.content": f"```\n{result.card}\n```",
+                "mlflow.note.content": result.note,
                 "verdict": result.sentence,
             }
         )

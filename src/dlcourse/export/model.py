@@ -5,11 +5,10 @@ contains no pickled code.
 """
 
 import importlib.metadata
-import json
 import logging
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -63,17 +62,15 @@ class Exported:
 
 @dataclass(frozen=True)
 class ModelPage:
-    """What MLflow's pages show of a model.
+    """What MLflow's pages show of a model beside the parameters of its run.
 
     Attributes:
-        params: Its settings.
         description: Markdown.
         metrics: The names of those metrics of its run that were measured on the data set.
         dataset: The name that its run logged the data set by.
         digest: The data set's digest.
     """
 
-    params: Mapping[str, object]
     description: str
     metrics: Sequence[str]
     dataset: str
@@ -118,12 +115,13 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int, page: Mo
     module = PredictionModule(model).eval()
     with torch.no_grad():
         expected = module(inputs)
+    run.write()
     logged = client.create_logged_model(
         run.experiment_id,
         REFUSED_IN_NAMES.sub("_", run.name) or "model",
         source_run_id=run.run_id,
         tags={"mlflow.note.content": page.description},
-        params={name: each if isinstance(each, str) else json.dumps(each, default=str) for name, each in page.params.items()},
+        params=client.get_run(run.run_id).data.params,
         model_type="pytorch",
     )
     client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, epoch)])
@@ -158,7 +156,6 @@ def _link_metrics(run: Run, model_id: str, page: ModelPage) -> None:
 
     They are sent again with the same time and step, for which MLflow keeps one point in the run.
     """
-    run.write()
     logged = [run.store.client.get_metric_history(run.run_id, name)[-1] for name in page.metrics]
     metrics = [
         Metric(

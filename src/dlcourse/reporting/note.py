@@ -84,7 +84,8 @@ def note_of(run: Run, topic: Topic, result: Result, lines: Sequence[str]) -> str
     drawn = [name for name in figures if (run.folder / f"figures/{name}.png").is_file()][:2]
     return "\n\n".join(
         [
-            table(["", ""], [["<br>".join(lines), picture(run, SMALL_CURVES)]]),
+            # The table centres the text beside the picture: an empty line lifts it out of what fades.
+            table(["", ""], [["<br>".join([*lines, "&nbsp;"]), picture(run, SMALL_CURVES)]]),
             "\n".join(picture(run, f"figures/{name}.png") for name in drawn),
             "\n".join(f"- **{name}**: {text}" for name, text in card_lines(result) if name not in NOT_IN_NOTES),
         ]

@@ -1,5 +1,6 @@
 """A run and its only writer: a store that cannot be written stops no training, and a run that began ends."""
 
+import html
 import json
 import logging
 import math
@@ -286,8 +287,12 @@ class Run:
         if self._watched:
             self._monitor.finish()  # type: ignore[no-untyped-call]
         if self._failure:
-            names = ["dlcourse.error"] if error is None else ["dlcourse.error", "verdict", "mlflow.note.content"]
+            names = ["dlcourse.error"] if error is None else ["dlcourse.error", "verdict"]
             self.set_tags(dict.fromkeys(names, self._failure[:MAX_TAG_LENGTH]))
+        if error is not None:
+            # The page takes a note for Markdown, in which "<class 'int'>" would be a tag, and vanish.
+            note = f"{self._failure}; {self.advice}" if self.advice else self._failure
+            self.set_tags({"mlflow.note.content": html.escape(str(note), quote=False)[:MAX_TAG_LENGTH]})
         self.write()
         if not self._is_local and self.folder.exists():
             self._upload(upload)
