@@ -31,6 +31,11 @@ def test_compares_experiments_over_seeds(project: Path, capsys: pytest.CaptureFi
     run = client.get_run(told["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.tags["dlcourse.kind"] == "comparison"
+    note = run.data.tags["mlflow.note.content"]
+    lines = {line.split(" ")[1]: line for line in note.splitlines() if line.startswith(("| default", "| lecture"))}
+    for name, results in told["results"].items():
+        assert all(f"/runs/{each['run_id']})" in lines[name] for each in results)
+    assert f"run_uuid={run.info.run_id})" in note
     assert "figures/comparison.png" in [each.path for each in client.list_artifacts(run.info.run_id, "figures")]
 
 

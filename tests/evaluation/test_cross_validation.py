@@ -237,7 +237,15 @@ def test_folds_are_light_runs_within_one_that_has_the_figures(validated: CrossVa
     best = max(each["accuracy"].mean for each in validated.baselines.values())
     assert figures["test/baseline_accuracy"] == pytest.approx(best)
     assert parent.data.tags["verdict"] == validated.sentence
-    assert validated.card in parent.data.tags["mlflow.note.content"]
+    first, second, third, _, *lines = parent.data.tags["mlflow.note.content"].replace("<br>", "\n").splitlines()
+    assert first.replace("*", "") == validated.sentence
+    assert f"{validated.estimates['accuracy'].mean:.4g}" in second
+    assert all(name in second for name in validated.baselines)
+    assert "2 x 3 folds" in third
+    compared = [line.split(" | ")[:3] for line in lines[2:]]
+    assert compared == [
+        [f"| {metric}", str(each), name] for metric, each in validated.estimates.items() for name in validated.baselines
+    ]
 
 
 def test_card_tells_figures_baselines_and_comparisons(validated: CrossValidation) -> None:

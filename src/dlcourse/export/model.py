@@ -138,7 +138,6 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int, page: Mo
             )
             client.log_model_artifacts(logged.model_id, f"{folder}/model")
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-        _link_metrics(run, logged.model_id, page)
         with torch.no_grad():
             predicted = load_model(run.store, logged.model_id)(inputs)
         if not torch.allclose(predicted, expected, rtol=RTOL, atol=ATOL):
@@ -148,6 +147,8 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int, page: Mo
         with suppress(MlflowException):  # if the store is unreachable, the first error says so
             client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
+    with run.attempt("the metrics of the model's page"):
+        _link_metrics(run, logged.model_id, page)
     return f"models:/{logged.model_id}"
 
 
