@@ -1,9 +1,11 @@
 """The descriptions of runs and models on MLflow's pages, in Markdown.
 
-MLflow 3.17 and 3.18 show the first 100 pixels of a run's description, the lower 60 of them fading out, until somebody
-clicks "Show more". Three lines of text and, beside them, a small picture of the learning curves fit into that.
+MLflow 3.17 and 3.18 show the first 100 pixels of a run's description until somebody clicks "Show more". The lower 60 of
+them fade out, and links there cannot be clicked. Three lines of text and a small picture of the learning curves beside
+them fit into that.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
@@ -84,12 +86,18 @@ def note_of(run: Run, topic: Topic, result: Result, lines: Sequence[str]) -> str
     drawn = [name for name in figures if (run.folder / f"figures/{name}.png").is_file()][:2]
     return "\n\n".join(
         [
-            # The table centres the text beside the picture: an empty line lifts it out of what fades.
-            table(["", ""], [["<br>".join([*lines, "&nbsp;"]), picture(run, SMALL_CURVES)]]),
+            # The table centres the text beside the picture: empty lines lift it to where it does not fade.
+            table(["", ""], [["<br>".join([*lines, *["&nbsp;"] * (5 - _height(lines))]), picture(run, SMALL_CURVES)]]),
             "\n".join(picture(run, f"figures/{name}.png") for name in drawn),
             "\n".join(f"- **{name}**: {text}" for name, text in card_lines(result) if name not in NOT_IN_NOTES),
         ]
     )
+
+
+def _height(lines: Sequence[str]) -> int:
+    """How many lines these are on the page, beside the small picture in a window of 1440 pixels."""
+    visible = [re.sub(r"\(#.*?\)|[*\[\]]", "", line) for line in lines]
+    return sum(1 + len(line) // 85 for line in visible)
 
 
 def small_curves(history: Mapping[str, Points], best_epoch: int) -> Figure:
