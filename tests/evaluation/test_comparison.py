@@ -35,6 +35,7 @@ def test_compares_experiments_over_seeds(project: Path, capsys: pytest.CaptureFi
     lines = {line.split(" ")[1]: line for line in note.splitlines() if line.startswith(("| default", "| lecture"))}
     for name, results in told["results"].items():
         assert all(f"/runs/{each['run_id']})" in lines[name] for each in results)
+    assert note.replace("*", "").startswith(f"{table[1].split()[0]} is first, ranked by validation mse")
     assert f"run_uuid={run.info.run_id})" in note
     assert "figures/comparison.png" in [each.path for each in client.list_artifacts(run.info.run_id, "figures")]
 

@@ -49,11 +49,12 @@ class Comparison:
     def note(self, run: Run) -> str:
         """The description of its run in Markdown: the table, with a link to each training, and the curves."""
         head, *lines = self.lines
+        summary = f"**{lines[0][0]}** is first, {self.order}"
         for line in lines:
             pages = [run_page(run.experiment_id, each.run_id) for each in self.results[line[0]]]
             numbers = [link(str(number), page) for number, page in enumerate(pages, start=1)]
             line[0] = link(line[0], pages[0]) if len(pages) == 1 else f"{line[0]} ({' '.join(numbers)})"
-        return "\n\n".join([table(head, lines), self.order, picture(run, FIGURE)])
+        return "\n\n".join([summary, table(head, lines), picture(run, FIGURE)])
 
     @property
     def ok(self) -> bool:

@@ -123,7 +123,7 @@ def small_curves(history: Mapping[str, Points], best_epoch: int) -> Figure:
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.yaxis.set_major_locator(MaxNLocator(3))
-    axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.axvline(best_epoch, color="black", linestyle=":", linewidth=1)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.tick_params(labelsize=6.5, length=2, pad=1)
