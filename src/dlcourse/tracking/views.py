@@ -1,14 +1,14 @@
 """What MLflow's pages show of a topic: two saved views of its runs, and a note with links to them.
 
 A saved view is a tag of the experiment, which the runs page lists in its menu "Views". Its format is not documented: it
-is what MLflow 3.16 to 3.18 read, and ``tests/tracking/test_views.py`` looks at the pages with a browser. Whatever a page
+is what MLflow 3.16 to 3.18 read, and ``tests/tracking/test_views.py`` looks at the pages with a browser. What a page
 does not know of it, it leaves out.
 """
 
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,20 @@ FORMAT = "1"
 NOTE = "mlflow.note.content"
 STATE = "mlflow.sharedViewState."
 
-# Widths in pixels that cut a figure after some four digits and leave room for a sentence, of the 1200 that a window of
-# 1440 has.
-WIDTHS = {"tags.`verdict`": 320, "tags.`overfitting`": 150}
-NUMBER_WIDTH = 100
-SETTING_WIDTH = 105
+FIRST = ("attributes.`Run Name`", "runDateAndNestInfo")
+"""A run's name, and when it was created."""
+
+# In pixels, of the 1190 that a window of 1440 has, 85 of them for check boxes. Figures are cut after some five digits.
+WIDTHS = {
+    "attributes.`Run Name`": 165,
+    "runDateAndNestInfo": 125,
+    "tags.`verdict`": 215,
+    "tags.`overfitting`": 80,
+    "params.`seed`": 45,
+    "duration": 68,
+}
+METRIC_WIDTH = 76
+SETTING_WIDTH = 65
 
 State = dict[str, Any]
 """What a page keeps of itself: JSON."""
@@ -112,65 +121,81 @@ def runs_address(store: Store, experiment_id: str) -> str:
 
 def results(page: Page) -> State:
     """Newest first, without baselines: the verdict, the figures it rests on, and the settings that people change."""
-    finals = [f"test/{page.metric}", f"val/final_{page.metric}", f"train/final_{page.metric}"]
-    columns = ["tags.`verdict`", *(f"metrics.`{name}`" for name in finals), "tags.`overfitting`"]
-    columns += [f"params.`{name}`" for name in (*page.settings, "seed")]
+    metrics = [f"metrics.`{name}_{page.metric}`" for name in ("val/final", "train/final")]
+    metrics.insert(0, f"metrics.`test/{page.metric}`")
+    settings = [f"params.`{name}`" for name in (*page.settings, "seed")]
+    columns = ["tags.`verdict`", *metrics, "tags.`overfitting`", *settings]
     return {
         "searchFilter": "tags.`dlcourse.kind` != 'baseline'",
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "selectedColumns": columns,
-        "columnOrder": columns,
-        "columnWidths": {name: WIDTHS.get(name, NUMBER_WIDTH) for name in columns},
+        "columnOrder": [*FIRST, *columns, "duration"],
+        "columnWidths": dict.fromkeys(metrics, METRIC_WIDTH) | dict.fromkeys(settings, SETTING_WIDTH) | WIDTHS,
         "runsHiddenMode": "FIRST_20_RUNS",
-        "compareRunCharts": [*charts(page)],
-        "compareRunSections": [section("Results", True), *(section(name, False) for name in CLOSED)],
+        "compareRunCharts": charts(page),
+        "compareRunSections": sections(),
         "isAccordionReordered": True,  # else the pages sort the sections by name
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
     }
 
 
 def means_over_seeds(page: Page) -> State:
-    """The same, of the runs of one experiment and split together: with their means, and charts of these."""
-    keys = [{"mode": "tag", "groupByData": name} for name in ("experiment",)]
-    return results(page) | {"groupBy": {"aggregateFunction": "average", "groupByKeys": keys}}
-
-
-CLOSED = ("test", "val", "train", "Model metrics", "System metrics")
-"""The sections that the pages fill themselves, with a chart for each metric."""
-
-
-def section(name: str, is_open: bool) -> State:
-    return {
-        "uuid": name,
-        "name": name,
-        "display": is_open,
-        "columns": 2,
-        "cardHeight": 330,
-        "isReordered": True,
-        "deleted": False,
-        "isGenerated": False,
+    """The same, with the runs of one experiment together: their means in the table and in the charts."""
+    state = results(page)
+    columns = state["selectedColumns"]
+    verdict, *others = columns
+    return state | {
+        "columnOrder": [*FIRST, *others, "duration", verdict],
+        "columnWidths": state["columnWidths"] | {"attributes.`Run Name`": 260},
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "experiment"}]},
     }
 
 
-def charts(page: Page) -> Iterator[State]:
-    """The section "Results": what was reached beside the best baseline, how, and what the runs differ in."""
-    yield chart("BAR", f"test/{page.metric}", f"test/baseline_{page.metric}")
-    yield chart("LINE", page.monitor)
-    yield chart("LINE", "train/loss")
-    yield chart("LINE", "train/loss", "val/loss")
-    yield chart("BAR", f"train/final_{page.metric}", f"train/baseline_{page.metric}")
-    groups = ["Parameters", "Model metrics", "Tags"]
-    yield chart("DIFFERENCE") | {"compareGroups": groups, "showDifferencesOnly": True, "showChangeFromBaseline": False}
+def charts(page: Page) -> list[State]:
+    """What was reached beside the best baseline, and how; what the runs differ in; and what belongs to the losses."""
+    return [
+        chart("Results", "BAR", f"test/{page.metric}", f"test/baseline_{page.metric}"),
+        chart("Results", "LINE", page.monitor),
+        chart("Differences", "DIFFERENCE")
+        | {
+            "chartName": "What the runs differ in",
+            "compareGroups": ["Parameters", "Tags", "Model metrics"],
+            "showDifferencesOnly": True,
+            "showChangeFromBaseline": False,
+        },
+        chart("Losses", "LINE", "train/loss"),
+        chart("Losses", "LINE", "val/loss", "train/loss"),
+        chart("Losses", "BAR", f"train/final_{page.metric}", f"train/baseline_{page.metric}"),
+    ]
 
 
-def chart(kind: str, *metrics: str) -> State:
+def chart(place: str, kind: str, *metrics: str) -> State:
+    """A chart of some metrics in the section of that name."""
     return {
-        "uuid": " ".join((kind, *metrics)),
+        "uuid": " ".join((place, kind, *metrics)),
         "type": kind,
+        "metricSectionId": place,
         "metricKey": metrics[0] if metrics else "",
-        "selectedMetricKeys": list(metrics) or None,
-        "metricSectionId": "Results",
+        "selectedMetricKeys": list(metrics),
+        "xAxisKey": "step",
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "lineSmoothness": 0,
+        "useGlobalXaxisKey": True,
+        "useGlobalLineSmoothing": True,
         "runsCountToCompare": 20,
         "deleted": False,
         "isGenerated": False,
     }
+
+
+def sections() -> list[State]:
+    """Those of `charts`, open, and closed those that the pages fill themselves, with a chart for each metric."""
+    common = {"isReordered": True, "deleted": False, "isGenerated": False}
+    opened = {"Results": (2, 260), "Differences": (1, 420), "Losses": (2, 330)}
+    closed = dict.fromkeys(("test", "val", "train", "Model metrics", "System metrics"), (3, 300))
+    return [
+        {"uuid": name, "name": name, "display": name in opened, "columns": columns, "cardHeight": height, **common}
+        for name, (columns, height) in (opened | closed).items()
+    ]
