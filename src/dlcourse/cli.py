@@ -41,7 +41,7 @@ VERBS = {
     "overfit": Verb("training.overfit_batch:overfit", "Check if a topic's model can overfit one batch: PASS or FAIL."),
     "doctor": Verb("doctor.check:doctor", "Check this machine and the store, or a topic, for problems.", "optional"),
     "topics": Verb("topics:titles", "List the topics.", "none"),
-    "ui": Verb("tracking.ui:ui", "Open the MLflow UI with the runs.", "none"),
+    "ui": Verb("reporting.pages:ui", "Open the MLflow UI with the runs.", "none"),
 }
 
 

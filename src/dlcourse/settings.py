@@ -84,8 +84,9 @@ class SettingsParser:
             self.parser.add_function_arguments(function, group, as_group=False, skip=set(skip))
 
     def add_command(self, function: Callable[..., Any]) -> None:
-        """Add a verb's own arguments: those of its function that are not settings, and ``files`` as positional ones."""
+        """Add a verb's own arguments: keywords of its function that are not settings, and ``files`` without a flag."""
         names = inspect.signature(function).parameters
+        positional = [name for name, each in names.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
         if "files" in names:
             self.parser.add_argument("files", nargs="*", help="YAML files, or names of the topic's experiments.")
         if "trainer" in names:
@@ -93,7 +94,7 @@ class SettingsParser:
         if "config" in names:
             self.parser.add_argument("--config", help="A YAML file, or the name of one of the topic's experiments.")
         self.parser.add_argument("--json", action="store_true", help=JSON_HELP)
-        self.add_arguments(function, skip=["topic", "files", "config", "seed", *GROUPS])
+        self.add_arguments(function, skip=[*positional, "config", "seed", *GROUPS])
 
     def set_defaults(self, file: Path) -> None:
         """Take the settings of a YAML file for defaults; raises `SettingsError` as `resolve` does."""

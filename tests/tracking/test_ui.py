@@ -116,4 +116,5 @@ def test_a_port_that_is_taken(project: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_without_runs_the_link_is_to_the_list_of_experiments(project: Path) -> None:
-    assert links(open_store(), "http://a.server/", "?x=1") == "  no runs yet  http://a.server/#/experiments?x=1"
+    shown = links(open_store(), None, "http://a.server/", str)
+    assert shown == "  no runs yet  http://a.server/#/experiments?workflowType=machine_learning"

@@ -21,6 +21,8 @@ class Regressor(CourseModel, ABC):
         loss: Squared error, or absolute error, which outliers influence less. It is the primary metric too.
     """
 
+    primary_metric = "mse"
+
     def __init__(
         self, shape: Sequence[int], outputs: int, *, loss: Literal["mse", "mae"] = "mse", **settings: Any
     ) -> None:

@@ -50,6 +50,8 @@ class Topic:
     """A figure function may return None if there is nothing to show."""
     judge: Judge | None = None
     """Replaces the comparison with the trivial baseline, for topics with too few rows for it."""
+    lesson: str = ""
+    """Where to read about it, such as ``docs/diabetes.md``."""
 
 
 def titles() -> dict[str, str]:

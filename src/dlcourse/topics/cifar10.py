@@ -69,6 +69,7 @@ def resnet18(shape: list[int], outputs: int) -> nn.Module:
 TOPIC = Topic(
     name="cifar10",
     title="CIFAR-10: ten classes of animals and vehicles, 32 x 32 colour images",
+    lesson="docs/images.md",
     data=CIFAR10Data,
     model=CIFAR10Network,
     baselines=baselines.OF_IMAGES,

@@ -192,6 +192,7 @@ class DiabetesNetwork(BinaryClassifier):
 TOPIC = Topic(
     name="diabetes",
     title="Diabetes: two classes from eight measurements",
+    lesson="docs/diabetes.md",
     data=DiabetesData,
     model=DiabetesNetwork,
     baselines={"majority": baselines.majority, "logistic-regression": baselines.logistic_regression},

@@ -70,6 +70,7 @@ class FashionMNISTNetwork(ImageClassifier):
 TOPIC = Topic(
     name="fashion-mnist",
     title="FashionMNIST: ten classes of clothes, 28 x 28 greyscale images",
+    lesson="docs/images.md",
     data=FashionMNISTData,
     model=FashionMNISTNetwork,
     baselines=baselines.OF_IMAGES,

@@ -112,6 +112,7 @@ class Descent(TrajectoryModel):
             ``nn.Linear``; theta-squared J = theta²; saddle z = x² - y²; two-minima J = (theta² - 1)² + 0.3 theta.
     """
 
+    primary_metric = "mse"
     lower_is_better = frozenset({"loss", "mse"})
 
     def __init__(
@@ -159,6 +160,7 @@ def points_and_curve(model: CourseModel, data: CourseData, evaluation: Evaluatio
 TOPIC = Topic(
     name="gradient-descent",
     title="Gradient descent: every step of the way down",
+    lesson="docs/gradient-descent.md",
     data=DescentData,
     model=Descent,
     baselines={"mean": baselines.mean, "least-squares": baselines.least_squares},

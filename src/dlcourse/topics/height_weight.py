@@ -84,6 +84,7 @@ def fitted_line(model: CourseModel, data: CourseData, evaluation: Evaluation) ->
 TOPIC = Topic(
     name="height-weight",
     title="Height and weight: a straight line through points",
+    lesson="docs/height-weight.md",
     data=HeightWeightData,
     model=Line,
     baselines={"mean": baselines.mean, "least-squares": baselines.least_squares, "ridge": baselines.ridge},

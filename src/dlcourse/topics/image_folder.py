@@ -207,6 +207,7 @@ class ImageFolderNetwork(ImageClassifier):
 TOPIC = Topic(
     name="image-folder",
     title="Image folder: your own images, with one folder per class",
+    lesson="docs/image-folder.md",
     data=ImageFolderData,
     model=ImageFolderNetwork,
     baselines={

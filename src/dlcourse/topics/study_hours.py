@@ -72,6 +72,7 @@ def probability_curve(model: StudyHours, data: CourseData, evaluation: Evaluatio
 TOPIC = Topic(
     name="study-hours",
     title="Study hours: pass or fail, by logistic regression on three points",
+    lesson="docs/study-hours.md",
     data=StudyHoursData,
     model=StudyHours,
     baselines={"majority": baselines.majority, "logistic-regression": baselines.logistic_regression},

@@ -58,8 +58,8 @@ class Store:
         """The SQLite file of a store of files."""
         return Path(self.uri.removeprefix("sqlite:///"))
 
-    def experiment(self, topic: str) -> str:
-        """The id of the topic's MLflow experiment, which is made where there is none.
+    def experiment(self, topic: str, tags: Mapping[str, str] | None = None) -> str:
+        """The id of the topic's MLflow experiment, which is made where there is none, with these tags.
 
         Raises:
             CourseError: The experiment was deleted.
@@ -68,7 +68,7 @@ class Store:
         if stored is None:
             location = (self.folder / "artifacts" / topic).as_uri() if self.folder else None
             # By this tag MLflow's pages show an experiment as model training, not as one of language models.
-            tags = {"mlflow.experimentKind": "custom_model_development"}
+            tags = {"mlflow.experimentKind": "custom_model_development", **(tags or {})}
             try:
                 return str(self.client.create_experiment(topic, artifact_location=location, tags=tags))
             except MlflowException:

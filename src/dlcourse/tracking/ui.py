@@ -1,4 +1,4 @@
-"""``dlcourse ui``: MLflow's web pages on the store, served until Ctrl-C."""
+"""MLflow's web pages on the store, served until Ctrl-C."""
 
 import os
 import signal
@@ -8,27 +8,25 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
 from typing import IO
 
 import psutil  # type: ignore[import-untyped]
 
 from dlcourse.errors import CourseError, Interrupted, address, one_line
-from dlcourse.settings import PositiveInt
 from dlcourse.tracking.interrupts import interruptible
-from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.store import Store
+from dlcourse.tracking.views import runs_address
+
+KEEP = 'a click on "Override saved view" keeps the columns when the page is loaded again'
+"""The button is one of MLflow's, over a view that an address has opened."""
 
 
-def ui(*, host: str = "127.0.0.1", port: PositiveInt = 5000) -> int:
-    """Serve the runs to a browser until Ctrl-C.
+def serve(store: Store, topic: str | None, host: str, port: int) -> int:
+    """Serve a store's pages until Ctrl-C, and print a link for each topic, or for one.
 
-    Starts ``mlflow server`` and prints a link for each topic; of a store that is a server the links alone.
-
-    Args:
-        host: Address to serve on; 0.0.0.0 lets other machines in, which MLFLOW_SERVER_ALLOWED_HOSTS and
-            MLFLOW_SERVER_CORS_ALLOWED_ORIGINS name.
-        port: Port to serve on.
+    Of a store that is a server the links alone.
 
     Returns:
         The exit status: 0 after Ctrl-C, 128 and the signal's number after another signal.
@@ -36,10 +34,9 @@ def ui(*, host: str = "127.0.0.1", port: PositiveInt = 5000) -> int:
     Raises:
         CourseError: The port is taken, or the server ended by itself.
     """
-    store = open_store()
     if store.uri.startswith("http"):
-        pages = links(store, f"{address(store.uri)}/", "?workflowType=machine_learning")
-        print(f"the runs are on a server; open\n{pages}")
+        pages = links(store, topic, f"{address(store.uri)}/", lambda each: runs_address(store, each))
+        print(f"the runs are on a server; open\n{pages}\n{KEEP}")
         return 0
     try:
         with socket.socket() as probe:
@@ -51,13 +48,15 @@ def ui(*, host: str = "127.0.0.1", port: PositiveInt = 5000) -> int:
             f"port {port} of {host} cannot be served on ({reason}): choose another with --port"
         ) from error
     base = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    start = f"{base}/start"
     print("starting MLflow's pages", flush=True)
     with tempfile.TemporaryFile() as output:
         server = _start_server(store, host, port, output)
         try:
             with interruptible():
                 if _answers(server, base):
-                    print(f"Ctrl-C ends it; open\n{links(store, base + '/start')}", flush=True)
+                    pages = links(store, topic, start, lambda each: f"{start}#/experiments/{each}/runs")
+                    print(f"Ctrl-C ends it; open\n{pages}", flush=True)
                     server.wait()
         except Interrupted as interrupted:
             return 0 if interrupted.signum == signal.SIGINT else 128 + interrupted.signum
@@ -66,17 +65,24 @@ def ui(*, host: str = "127.0.0.1", port: PositiveInt = 5000) -> int:
         raise CourseError(f"MLflow's server ended by itself, with status {server.returncode}: {_last_line(output)}")
 
 
-def links(store: Store, base: str, query: str = "") -> str:
-    """A line for each topic that has runs, with the address of their page."""
+def links(store: Store, topic: str | None, start: str, page: Callable[[str], str]) -> str:
+    """A line for each topic that has runs, or for one, with the address of their page.
+
+    Args:
+        store: The store.
+        topic: The only topic that is wanted, or None.
+        start: The address before the list of experiments, which is shown where there are no runs.
+        page: Gives the address of an experiment by its id.
+    """
     experiments = store.client.search_experiments(order_by=["name ASC"])
     pages = {
-        each.name: f"{base}#/experiments/{each.experiment_id}/runs{query}"
+        each.name: page(each.experiment_id)
         for each in experiments
-        if store.client.search_runs([each.experiment_id], max_results=1)
+        if topic in (None, each.name) and store.client.search_runs([each.experiment_id], max_results=1)
     }
-    pages = pages or {"no runs yet": f"{base}#/experiments{query}"}
+    pages = pages or {"no runs yet": f"{start}#/experiments?workflowType=machine_learning"}
     width = max(map(len, pages))
-    return "\n".join(f"  {name:<{width}}  {page}" for name, page in pages.items())
+    return "\n".join(f"  {name:<{width}}  {link}" for name, link in pages.items())
 
 
 def _start_server(store: Store, host: str, port: int, output: IO[bytes]) -> subprocess.Popen[bytes]:

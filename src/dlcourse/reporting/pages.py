@@ -1,0 +1,87 @@
+"""MLflow's pages of the topics: what they show of each, and the verb that opens them."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+
+from dlcourse import topics
+from dlcourse.errors import SettingsError, suggestion
+from dlcourse.settings import PositiveInt, read_yaml
+from dlcourse.topics import Topic
+from dlcourse.tracking.opening import open_store
+from dlcourse.tracking.store import Store
+from dlcourse.tracking.ui import serve
+from dlcourse.tracking.views import MARKER, Page, prepare_views
+from dlcourse.training.request import experiments_of
+
+MOST_CHANGED = ("model.lr", "data.batch_size", "trainer.max_epochs")
+"""Settings that people change first, whatever the topic."""
+NUM_SETTINGS = 4
+
+
+def ui(
+    *,
+    topic: str | None = None,
+    host: str = "127.0.0.1",
+    port: PositiveInt = 5000,
+    reset_views: bool = False,
+) -> int:
+    """Serve the runs to a browser until Ctrl-C.
+
+    Starts ``mlflow server`` and prints a link for each topic; of a store that is a server the links alone.
+
+    Args:
+        topic: Print the link of this topic only.
+        host: Address to serve on; 0.0.0.0 lets other machines in, which MLFLOW_SERVER_ALLOWED_HOSTS and
+            MLFLOW_SERVER_CORS_ALLOWED_ORIGINS name.
+        port: Port to serve on.
+        reset_views: Write the views "Results" and "Means over seeds" of every topic again, over what was changed.
+
+    Returns:
+        The exit status: 0 after Ctrl-C, 128 and the signal's number after another signal.
+
+    Raises:
+        SettingsError: There is no such topic.
+        CourseError: The port is taken, or the server ended by itself.
+    """
+    store = open_store()
+    tags = {each.name: each.tags for each in store.client.search_experiments()}
+    known = topics.titles()
+    if topic and topic not in {**known, **tags}:
+        near = suggestion(topic, known) or f"; the topics are {', '.join(known)}"
+        raise SettingsError(f"--topic: no topic is called {topic!r}{near}")
+    for name in known.keys() & tags.keys():
+        if reset_views or MARKER not in tags[name]:
+            prepare_pages(store, topics.find(name), again=reset_views)
+    return serve(store, topic, host, port)
+
+
+def prepare_pages(store: Store, topic: Topic, *, again: bool = False) -> None:
+    """Write the topic's views and note into its experiment, which is made where there is none; see `prepare_views`."""
+    prepare_views(store, topic.name, lambda: page_of(topic), again=again)
+
+
+def page_of(topic: Topic) -> Page:
+    """What MLflow's pages show of a topic."""
+    metric = getattr(topic.model, "primary_metric", "loss")  # each model has one, but not every class
+    return Page(topic.title, topic.lesson, metric, topic.monitor, changed_settings(topic))
+
+
+def changed_settings(topic: Topic) -> tuple[str, ...]:
+    """The settings that a topic's experiments change, those with the most values first; a few for a topic without."""
+    values: dict[str, set[str]] = defaultdict(set)
+    experiments = {name: dict[str, str]() for name in experiments_of(topic)}
+    for name, file in experiments_of(topic).items():
+        with suppress(SettingsError):  # a file that somebody is writing
+            experiments[name] = {
+                f"{group}.{key}": str(value)
+                for group, settings in read_yaml(file).items()
+                if isinstance(settings, Mapping)
+                for key, value in settings.items()
+            }
+    for settings in experiments.values():
+        for name, value in (experiments.get("default", {}) | settings).items():
+            values[name].add(value)
+    changed = [name for name in [*MOST_CHANGED, *sorted(values)] if len(values[name]) > 1]
+    ranked = sorted(dict.fromkeys(changed), key=lambda name: -len(values[name]))
+    return tuple(ranked[:NUM_SETTINGS]) or MOST_CHANGED
