@@ -132,7 +132,8 @@ def train(
             metrics, verdict = final_metrics(module, assessment), assessment.verdict
 
         metrics |= {"best_epoch": float(fitted.epoch), "fit_seconds": fitted.seconds}
-        run.set_tags({"verdict": verdict.sentence, "overfitting": str(fitted.overfitting or "not measured")})
+        overfitting = fitted.overfitting if assessment else None
+        run.set_tags({"verdict": verdict.sentence, "overfitting": str(overfitting or "not measured")})
         run.log_metrics(metrics)
         answers = answer_questions(run, fitted) if assessment else {}
         draw_figures(run, topic, fitted, assessment)

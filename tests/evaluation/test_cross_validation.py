@@ -323,7 +323,7 @@ def test_same_seed_same_figures_and_another_split_seed_others(project: Path, val
 
 def test_a_regression_without_validation_rows(project: Path) -> None:
     result = train("height-weight", data={"val_fraction": 0.0}, trainer={"max_epochs": 40}, folds=4)
-    assert result.sentence == "learned: these folds cannot tell the setting from least-squares"
+    assert result.sentence == "learned: not told apart from least-squares on these folds"
     assert result.differences["mean"]["mse"].comparison == "better"
 
 

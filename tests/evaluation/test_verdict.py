@@ -224,7 +224,7 @@ def test_worse_than_the_line_on_its_own_training_rows(curve: Any, begins: str) -
     ("model_error", "line_error", "says"),
     [
         (0.1, 0.6, "learned: this model is better than line on these 200 test rows"),
-        (0.3, 0.3, "learned: these 200 test rows cannot tell this model from line"),
+        (0.3, 0.3, "learned: not told apart from line on these 200 test rows"),
         (0.6, 0.1, "learned: this model is worse than line on these 200 test rows"),
     ],
 )
@@ -248,7 +248,7 @@ def test_rows_too_few_for_a_paired_test_may_be_enough_for_a_permutation_test() -
     targets = noise(0, 12)
     sentence = judged(targets, targets + 0.1, mean=torch.zeros(12)).sentence
     assert sentence == (
-        "learned: its outputs follow the targets, but these 12 test rows are too few to compare this model with mean"
+        "learned: its outputs follow the targets; not compared with mean: these 12 test rows are too few"
     )
 
 
@@ -259,8 +259,8 @@ def test_rows_too_few_for_a_paired_test_may_be_enough_for_a_permutation_test() -
         ("better", "not told apart", "this model is better than line in loss on rows"),
         ("not tested", "worse", "this model is worse than line in accuracy on rows"),
         ("better", "worse", "this model has a better loss and a worse accuracy than line on rows"),
-        ("not tested", "not told apart", "rows cannot tell this model from line"),
-        ("not tested", "not tested", "rows are too few to compare this model with line"),
+        ("not tested", "not told apart", "not told apart from line on rows"),
+        ("not tested", "not tested", "not compared with line: rows are too few"),
     ],
 )
 def test_the_sentence_claims_what_was_tested(loss: Comparison, accuracy: Comparison, says: str) -> None:

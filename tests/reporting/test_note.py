@@ -16,7 +16,7 @@ from dlcourse.evaluation.verdict import Verdict, diverged
 from dlcourse.reporting.note import SMALL, headline, small_curves, table
 from tests.finished import Finished
 
-LEARNED = Verdict("learned: these 152 test rows cannot tell this model from logistic-regression", True, "test", {}, {})
+LEARNED = Verdict("learned: not told apart from logistic-regression on these 152 test rows", True, "test", {}, {})
 HISTORY = {
     "train/loss": [(epoch, 2.5 / (epoch + 1)) for epoch in range(6)],
     "train/eval_loss": [(epoch, 2.0 / (epoch + 1)) for epoch in range(6)],

@@ -35,7 +35,7 @@ def over_least_squares(result: Result) -> float:
 def test_default_reaches_least_squares(project: Path, seed: int) -> None:
     result = dlcourse.train("height-weight", config=HEIGHT_WEIGHT / "default.yaml", seed=seed)
     assert over_least_squares(result) <= 1.0005
-    assert result.verdict.sentence == "learned: these 20 test rows cannot tell this model from least-squares"
+    assert result.verdict.sentence == "learned: not told apart from least-squares on these 20 test rows"
     assert result.metrics["best_epoch"] < 199, "early stopping has not stopped it"
 
 

@@ -150,7 +150,7 @@ def judge(
     else:
         sentence = f"learned: {against(best, differences[best], rows)}"
         if best == trivial and "better" not in sentence:  # shown by the permutation test, which needs fewer rows
-            sentence = sentence.replace("learned:", "learned: its outputs follow the targets, but")
+            sentence = sentence.replace("learned:", "learned: its outputs follow the targets;")
     return Verdict(sentence, any(learned.values()), measured.split, p_values, differences, advice)
 
 
@@ -192,9 +192,9 @@ def against(name: str, differences: Mapping[str, Difference], rows: str, what: s
             part = f" in {by[comparison]}" if len(differences) > 1 and " and " not in by[comparison] else ""
             return f"{what} is {comparison} than {name}{part} on {rows}"
     return (
-        f"{rows} cannot tell {what} from {name}"
+        f"not told apart from {name} on {rows}"
         if by["not told apart"]
-        else f"{rows} are too few to compare {what} with {name}"
+        else f"not compared with {name}: {rows} are too few"
     )
 
 

@@ -15,8 +15,8 @@ FIRST = "train/loss"
 class RunLogger(Logger):
     """Writes Lightning's metrics to a `Run`, each name after ``prefix``, with the epoch as the step.
 
-    ``train/loss`` is written first, alone: MLflow's pages list metrics in the order of their first writing, those of one
-    request by name, and compare runs by the first. Lightning logs the validation of an epoch before its training.
+    ``train/loss`` is written first, alone: MLflow's pages list metrics in the order of their first writing, those of
+    one request by name, and compare runs by the first. Lightning logs the validation of an epoch before its training.
     """
 
     def __init__(self, run: Run, prefix: str = "") -> None:
