@@ -184,6 +184,15 @@ def test_the_model_has_the_name_settings_and_test_metrics_of_its_run(finished: F
         assert finished.curve(name) == [(0, metric.value)], "the run has one point of it, not two"
 
 
+def test_models_can_be_ranked_by_a_test_metric(project: Path) -> None:
+    results = [train(model={"lr": lr}) for lr in (0.05, 0.001, 0.02)]
+    store = dlcourse.open_store()
+    order = [{"field_name": "metrics.test/mse", "ascending": True}]
+    ranked = store.client.search_logged_models([store.experiment("height-weight")], order_by=order)
+    best_first = sorted(results, key=lambda result: result.metrics["test/mse"])
+    assert [model.source_run_id for model in ranked] == [result.run_id for result in best_first]
+
+
 def test_a_name_that_mlflow_refuses_for_a_model_is_mended(project: Path) -> None:
     result = train(name="a/b: 0.5 % of 'all' \"rows\"")
     assert result.model_uri, result.card

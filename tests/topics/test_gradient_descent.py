@@ -297,7 +297,7 @@ def test_a_run_keeps_weights_losses_and_pictures(project: Path) -> None:
         assert [metric.step for metric in kept] == list(range(30))
         assert [metric.value for metric in kept] == pytest.approx(values, rel=1e-12)
     pictures = {Path(each.path).stem for each in client.list_artifacts(result.run_id, "figures")}
-    assert pictures == {"learning-curves", "way-down", "points-and-curve"}
+    assert pictures == {"learning-curves", "learning-curves-small", "way-down", "points-and-curve"}
 
 
 def test_nothing_to_memorise_without_targets(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,6 +104,7 @@ class TestNamesThatAreRefused:
         assert {each.path for each in open_store().client.list_artifacts(result.run_id, "figures")} == {
             "figures/fitted-line.png",
             "figures/learning-curves.png",
+            "figures/learning-curves-small.png",
         }
         assert "in fails" in caplog.text, "its author needs the traceback"
 

@@ -87,9 +87,17 @@ def test_a_training_that_diverged_says_why(pages: Pages, page: Page) -> None:
     expect(page.locator("td", has_text="diverged: the loss was")).to_be_visible()
 
 
-def test_models_are_listed_by_name_with_their_metrics(pages: Pages, page: Page) -> None:
+def test_models_are_listed_by_name(pages: Pages, page: Page) -> None:
     page.goto(f"{pages.address}/models")
     expect(page.get_by_role("link", name=pages.result.run_name.replace(".", "_")).first).to_be_visible()
+
+
+def test_a_runs_description_leads_to_the_metrics_of_all_models_as_bars(pages: Pages, page: Page) -> None:
+    page.goto(f"{pages.address}/runs/{pages.result.run_id}")
+    page.get_by_test_id("show-comment-toggle").click()
+    with page.expect_popup() as opened:
+        page.locator("a[href*='models?viewMode=CHART']").click()
+    expect(opened.value.get_by_text("test/mse").first).to_be_visible()
 
 
 def test_a_models_page_has_metrics_data_set_and_settings(pages: Pages, page: Page) -> None:

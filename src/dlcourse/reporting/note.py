@@ -84,12 +84,17 @@ def note_of(run: Run, topic: Topic, result: Result, lines: Sequence[str]) -> str
         small_curves(result.history, result.fitted.epoch).savefig(run.path(SMALL_CURVES), dpi=100)
     figures = ("learning-curves", *topic.figures)
     drawn = [name for name in figures if (run.folder / f"figures/{name}.png").is_file()][:2]
+    entries = [f"**{name}**: {text}" for name, text in card_lines(result) if name not in NOT_IN_NOTES]
+    if result.model_uri:
+        models = f"#/experiments/{run.experiment_id}/models"
+        page = link("its page", f"{models}/{result.model_uri.removeprefix('models:/')}")
+        entries.append(f"**models**: {page}, {link('the metrics of all as bars', f'{models}?viewMode=CHART')}")
     return "\n\n".join(
         [
             # The table centres the text beside the picture: empty lines lift it to where it does not fade.
             table(["", ""], [["<br>".join([*lines, *["&nbsp;"] * (5 - _height(lines))]), picture(run, SMALL_CURVES)]]),
             "\n".join(picture(run, f"figures/{name}.png") for name in drawn),
-            "\n".join(f"- **{name}**: {text}" for name, text in card_lines(result) if name not in NOT_IN_NOTES),
+            "\n".join(f"- {entry}" for entry in entries),
         ]
     )
 
