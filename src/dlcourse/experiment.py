@@ -13,6 +13,7 @@ from dlcourse.evaluation.cross_validation import CrossValidation, cross_validate
 from dlcourse.evaluation.verdict import diverged
 from dlcourse.export.model import export_model
 from dlcourse.models.base import CourseModel
+from dlcourse.reporting.pages import prepare_pages
 from dlcourse.reporting.report import answer_questions, draw_figures
 from dlcourse.reporting.result import Result
 from dlcourse.settings import PositiveInt, Seed
@@ -92,6 +93,7 @@ def train(
         raise SettingsError(f"--refit needs validation rows to choose the epoch: set --data.{flag} above 0")
 
     store = open_store()
+    prepare_pages(store, topic)
     tags = {"dlcourse.kind": "training", "dlcourse.split": datamodule.fingerprint}
     run_name, resumed = request.run_name, None
     if resume:
