@@ -60,4 +60,4 @@ def train_once(folder: Path) -> Finished:
         )
         store = open_store()
     run = store.client.get_run(result.run_id)
-    return Finished(store, result, run, Path(run.data.tags["dlcourse.folder"]), commit)
+    return Finished(store, result, run, store.files_of(run), commit)

@@ -42,7 +42,7 @@ LONGEST = 200
 NAME = "trajectory"
 MEASURED = ("fit_seconds", "samples_per_second", "system/")
 """Metrics that the clock decides."""
-TAGS = ("verdict", "learned", "overfitting", "verified", "split", "judge", "error")
+TAGS = ("verdict", "overfitting", "split", "judge", "error")
 RENAMED: dict[str, str] = {}
 """Metrics, tags (without ``dlcourse.``) and runs whose name is another by now: the name today, and the one stored."""
 
@@ -121,7 +121,7 @@ def near(topic: str, name: str, then: float, now: float) -> bool:
     few rows may change sides, which is 0.1 in an accuracy and more at the ends of its interval. Which of two nearly
     equal epochs is the best one may change.
     """
-    if name == "best/epoch":
+    if name == "best_epoch":
         return True
     if topic not in MADE_UP:
         return math.isclose(then, now, rel_tol=1e-4, abs_tol=1e-5)

@@ -8,18 +8,21 @@ from typing import Any
 from dlcourse.errors import CourseError, SettingsError, suggestion
 from dlcourse.evaluation.assessment import evaluate_splits, final_metrics, judge_model
 from dlcourse.evaluation.baseline_runs import measure_baselines
-from dlcourse.evaluation.comparison import Comparison, plot_curves
+from dlcourse.evaluation.comparison import FIGURE, Comparison, plot_curves
 from dlcourse.evaluation.cross_validation import CrossValidation, cross_validate
 from dlcourse.evaluation.verdict import diverged
-from dlcourse.export.model import export_model
+from dlcourse.export.model import ModelPage, export_model
 from dlcourse.models.base import CourseModel
+from dlcourse.reporting.note import MOST_PIXELS, headline, note_of, run_page
 from dlcourse.reporting.pages import prepare_pages
 from dlcourse.reporting.report import answer_questions, draw_figures
 from dlcourse.reporting.result import Result
 from dlcourse.settings import PositiveInt, Seed
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
+from dlcourse.tracking.run import CONTEXTS
 from dlcourse.training.fit import Plan, new_model, run_fit
+from dlcourse.training.hardware import choose_accelerator
 from dlcourse.training.processes import check_shares, count_processes, workers
 from dlcourse.training.request import resolve
 from dlcourse.training.resume import prepare_resume
@@ -100,12 +103,17 @@ def train(
         resumed, inherited, old_name = resume_run(store, resume, request, datamodule, module, processes)
         tags |= inherited
         refit, run_name = refit or "dlcourse.refit" in tags, f"{old_name} (resumed)"
+    else:
+        tags["experiment"] = request.experiment_name()
     if init_from:
         tags["dlcourse.init_from"] = load_initial_weights(store, topic, init_from, datamodule, module)
-    if refit:
+        tags["experiment"] += f", init_from={init_from}"
+    if refit and "dlcourse.refit" not in tags:
         tags["dlcourse.refit"] = "true"
+        tags["experiment"] += ", refit"
 
-    with store.start_run(topic.name, name or run_name, tags) as run:
+    is_on_gpu = choose_accelerator(settings.trainer["accelerator"]) == "cuda"
+    with store.start_run(topic.name, name or run_name, tags, watched=is_on_gpu) as run:
         log_start(run, topic, datamodule, settings)
         folder = run.path("checkpoints/last.ckpt").parent
         resumed = prepare_resume(resumed, folder) if resumed else None
@@ -115,28 +123,34 @@ def train(
         module, divergence = fitted.model, fitted.divergence
 
         if divergence.epoch is not None:
-            assessment, metrics = None, {}
+            assessment = None
+            metrics, baseline_runs = dict[str, float](), dict[str, str]()
             verdict = diverged(divergence.epoch, divergence.loss, module.lr, datamodule.standardize)
             run.fail(f"diverged: {verdict.advice}")
         else:
             evaluations = evaluate_splits(fitted.trainer, module, datamodule)
-            baselines = measure_baselines(run, topic, datamodule, module)
+            baselines, baseline_runs = measure_baselines(run, topic, datamodule, module)
             assessment = judge_model(topic, module, datamodule, evaluations, baselines, run.history, fitted.epoch)
-            metrics, verdict = final_metrics(evaluations.values()), assessment.verdict
+            metrics, verdict = final_metrics(module, assessment), assessment.verdict
 
-        metrics |= {"best/epoch": float(fitted.epoch), "fit_seconds": fitted.seconds}
-        run.set_tags(
-            {
-                "dlcourse.verdict": verdict.sentence,
-                "dlcourse.learned": "unknown" if verdict.learned is None else str(verdict.learned).lower(),
-                "dlcourse.overfitting": str(fitted.overfitting or "not measured"),
-            }
-        )
+        metrics |= {"best_epoch": float(fitted.epoch), "fit_seconds": fitted.seconds}
+        run.set_tags({"verdict": verdict.sentence, "overfitting": str(fitted.overfitting or "not measured")})
         run.log_metrics(metrics)
         answers = answer_questions(run, fitted) if assessment else {}
         draw_figures(run, topic, fitted, assessment)
         rows = datamodule.rows.inputs[datamodule.splits[datamodule.eval_split][:256]]  # enough to compare predictions
-        exported = export_model(run, module, rows, fitted.epoch) if assessment else None
+        pages = {baseline: run_page(run.experiment_id, run_id) for baseline, run_id in baseline_runs.items()}
+        lines = headline(verdict, module.primary_metric, assessment, fitted.overfitting, pages)
+        exported = None
+        if assessment:
+            evaluated = assessment.evaluation
+            page = ModelPage(
+                description="<br>".join(lines),
+                metrics=list(evaluated.finals),
+                dataset=f"{topic.name} ({CONTEXTS[evaluated.split]})",
+                digest=datamodule.digest(datamodule.splits[evaluated.split]),
+            )
+            exported = export_model(run, module, rows, fitted.epoch, page)
         result = Result(
             topic=topic.name,
             run_id=run.run_id,
@@ -145,6 +159,7 @@ def train(
             metrics=metrics,
             verdict=verdict,
             primary_metric=module.primary_metric,
+            baseline_runs=baseline_runs,
             answers=answers,
             checkpoint=str(fitted.checkpoint) if assessment and fitted.checkpoint else None,
             model_uri=exported.uri if exported else None,
@@ -155,8 +170,7 @@ def train(
             assessment=assessment,
             exported=exported,
         )
-        is_verified = str(result.model_uri is not None).lower()
-        run.set_tags({"mlflow.note.content": f"```\n{result.card}\n```", "dlcourse.verified": is_verified})
+        run.set_tags({"mlflow.note.content": note_of(run, topic, result, lines)})
     return result
 
 
@@ -208,7 +222,7 @@ def compare(
         resolve(topic, file, data, model, trainer, request.settings.seed + seeds - 1)
     topic = requests[0].topic
     tags = {"dlcourse.kind": "comparison"}
-    with open_store().start_run(topic.name, f"compare: {', '.join(names)}"[:120], tags, watched=False) as run:
+    with open_store().start_run(topic.name, f"compare: {', '.join(names)}"[:120], tags) as run:
         results: dict[str, list[Result]] = {}
         for name, file, request in zip(names, files, requests, strict=True):
             numbers = range(request.settings.seed, request.settings.seed + seeds)
@@ -223,9 +237,10 @@ def compare(
                 assert isinstance(result, Result)  # not a CrossValidation: no folds
                 results[name].append(result)
         comparison = Comparison(topic.name, run.run_id, results, run.lost)
-        with run.attempt("figures/comparison.png"):
-            plot_curves(results).savefig(run.path("figures/comparison.png"), dpi=120)
+        with run.attempt(FIGURE):
+            figure = plot_curves(results)
+            figure.savefig(run.path(FIGURE), dpi=MOST_PIXELS / figure.get_figwidth())
         with run.attempt("comparison.txt"):
             run.path("comparison.txt").write_text(f"{comparison}\n", encoding="utf-8")
-        run.set_tags({"mlflow.note.content": f"```\n{comparison}\n```"})
+        run.set_tags({"mlflow.note.content": comparison.note(run)})
     return comparison

@@ -31,7 +31,7 @@ def store(project: Path) -> Store:
 
 def left_running(store: Store, pid: int, host: str | None = None, hours_ago: int = 0) -> str:
     """A run of a process, begun now or some hours ago and not ended; gives its id."""
-    tags = {"dlcourse.pid": str(pid), "dlcourse.host": host or socket.gethostname(), "dlcourse.topic": "sleep"}
+    tags = {"dlcourse.process": f"{host or socket.gethostname()}:{pid}"}
     begun = int(time.time() * 1000) - hours_ago * HOUR
     run = store.client.create_run(store.experiment("sleep"), begun, tags, f"of {pid}")
     return str(run.info.run_id)
@@ -124,7 +124,7 @@ class TestTheStore:
 
         head = ScriptDirectory(str(Path(db_migrations.__file__).parent)).get_current_head()
         for number in range(3):
-            with store.start_run("sleep", str(number), {}, watched=False) as run:
+            with store.start_run("sleep", str(number), {}) as run:
                 pass
         store.client.delete_run(run.run_id)
         findings = check_machine()
@@ -195,7 +195,7 @@ class TestRunsLeftRunning:
         child.wait()
 
     def test_of_a_process_that_lives_goes_on(self, store: Store) -> None:
-        with store.start_run("sleep", "now", {}, watched=False) as run:
+        with store.start_run("sleep", "now", {}) as run:
             found = only("running", check_machine(fix=True))
             assert found == Finding("running", True, f"{run.run_id} (sleep: now) in process {os.getpid()}")
             assert status(store, run.run_id) == "RUNNING"

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 
 import dlcourse
 from dlcourse.cli import main
+from dlcourse.evaluation.assessment import Assessment
 from dlcourse.evaluation.comparison import Comparison
 from tests.conftest import EXPERIMENTS
 
@@ -30,7 +31,13 @@ def test_compares_experiments_over_seeds(project: Path, capsys: pytest.CaptureFi
     run = client.get_run(told["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.tags["dlcourse.kind"] == "comparison"
-    assert (Path(run.data.tags["dlcourse.folder"]) / "figures" / "comparison.png").is_file()
+    note = run.data.tags["mlflow.note.content"]
+    lines = {line.split(" ")[1]: line for line in note.splitlines() if line.startswith(("| default", "| lecture"))}
+    for name, results in told["results"].items():
+        assert all(f"/runs/{each['run_id']})" in lines[name] for each in results)
+    assert note.replace("*", "").startswith(f"{table[1].split()[0]} is first, ranked by validation mse")
+    assert f"run_uuid={run.info.run_id})" in note
+    assert "figures/comparison.png" in [each.path for each in client.list_artifacts(run.info.run_id, "figures")]
 
 
 def compared(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
@@ -67,11 +74,20 @@ def first_column(comparison: Comparison) -> list[str]:
     return [line.split("  ")[0] for line in str(comparison).splitlines()]
 
 
+def validated(assessment: Assessment | None, metrics: dict[str, float]) -> Assessment:
+    """An assessment with other metrics of the validation rows."""
+    assert assessment
+    val = dataclasses.replace(assessment.evaluations["val"], metrics=metrics)
+    return dataclasses.replace(assessment, evaluations=assessment.evaluations | {"val": val})
+
+
 def test_validation_rows_choose_and_test_rows_are_told(project: Path) -> None:
     made = (dlcourse.train("height-weight", trainer={"max_epochs": epochs}) for epochs in (1, 2))
-    figures = {"best/val_mse": 10.0, "test/mse": 1.0}, {"best/val_mse": 5.0, "test/mse": 2.0}
     one, other = (
-        dataclasses.replace(each, metrics=each.metrics | own) for each, own in zip(made, figures, strict=True)
+        dataclasses.replace(
+            each, metrics=each.metrics | {"test/mse": test}, assessment=validated(each.assessment, {"mse": val})
+        )
+        for each, val, test in zip(made, (10.0, 5.0), (1.0, 2.0), strict=True)
     )
     comparison = Comparison("height-weight", "", {"one": [one], "other": [other]})
     lines = [re.split("  +", line) for line in str(comparison).splitlines()]
@@ -79,16 +95,18 @@ def test_validation_rows_choose_and_test_rows_are_told(project: Path) -> None:
     assert [line[:4] for line in lines[1:3]] == [["other", "5", "5 to 5", "2"], ["one", "10", "10 to 10", "1"]]
     assert lines[3] == ["ranked by validation mse, the mean over the seeds"]
     accurate = [
-        dataclasses.replace(each, primary_metric="accuracy", metrics=dict(each.metrics)) for each in (one, other)
-    ]
-    for each, value in zip(accurate, (0.9, 0.8), strict=True):
-        each.metrics["best/val_accuracy"], each.history["val/accuracy"] = value, [(0, value)]
+        dataclasses.replace(
+            each, primary_metric="accuracy", assessment=validated(each.assessment, {"accuracy": value}),
+            history={"val/accuracy": [(0, value)]},
+        )
+        for each, value in zip((one, other), (0.9, 0.8), strict=True)
+    ]  # fmt: skip
     assert first_column(Comparison("", "", {"less": [accurate[1]], "more": [accurate[0]]}))[1:3] == ["more", "less"]
 
 
 def test_after_a_refit_what_the_validation_rows_said_before(project: Path) -> None:
     refitted = dlcourse.train("height-weight", trainer={"max_epochs": 3}, refit=True)
-    said = refitted.history["val/mse"][int(refitted.metrics["best/epoch"])][1]
+    said = refitted.history["val/mse"][int(refitted.metrics["best_epoch"])][1]
     assert f"{said:.4g}" in str(Comparison("height-weight", "", {"refitted": [refitted], "too": [refitted]}))
 
 

@@ -223,25 +223,29 @@ def test_folds_are_light_runs_within_one_that_has_the_figures(validated: CrossVa
     assert not store.client.search_logged_models([parent.info.experiment_id])
     for run in folds:
         assert store.client.list_artifacts(run.info.run_id) == []
-        assert {"train/loss", "val/loss", "test/auroc", "best/epoch"} <= metrics_of(run).keys()
+        assert {"train/loss", "val/loss", "test/auroc", "best_epoch"} <= metrics_of(run).keys()
 
     figures = metrics_of(parent)
     for name in ("loss", "accuracy", "auroc"):
         values = [run.data.metrics[f"test/{name}"] for run in folds]
         assert figures[f"test/{name}"] == pytest.approx(np.mean(values))
-        assert figures[f"test/{name}_std"] == pytest.approx(np.std(values, ddof=1))
         corrected = np.std(values, ddof=1) * math.sqrt(1 / 6 + 1 / 2)
         half = stats.t.ppf(0.975, 5) * corrected
-        assert figures[f"test/{name}_low"] == pytest.approx(np.mean(values) - half)
-        assert figures[f"test/{name}_high"] == pytest.approx(np.mean(values) + half)
-        assert figures[f"logistic-regression/{name}"] == pytest.approx(
-            validated.baselines["logistic-regression"][name].mean
-        )
-        history = store.client.get_metric_history(parent.info.run_id, f"fold/{name}")
-        assert [point.step for point in history] == list(range(6))
-        assert sorted(point.value for point in history) == pytest.approx(sorted(values))
-    assert parent.data.tags["dlcourse.verdict"] == validated.sentence
-    assert validated.card in parent.data.tags["mlflow.note.content"]
+        estimate = validated.estimates[name]
+        assert estimate.std == pytest.approx(np.std(values, ddof=1))
+        assert (estimate.low, estimate.high) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
+    best = max(each["accuracy"].mean for each in validated.baselines.values())
+    assert figures["test/baseline_accuracy"] == pytest.approx(best)
+    assert parent.data.tags["verdict"] == validated.sentence
+    first, second, third, _, *lines = parent.data.tags["mlflow.note.content"].replace("<br>", "\n").splitlines()
+    assert first.replace("*", "") == validated.sentence
+    assert f"{validated.estimates['accuracy'].mean:.4g}" in second
+    assert all(name in second for name in validated.baselines)
+    assert "2 x 3 folds" in third
+    compared = [line.split(" | ")[:3] for line in lines[2:]]
+    assert compared == [
+        [f"| {metric}", str(each), name] for metric, each in validated.estimates.items() for name in validated.baselines
+    ]
 
 
 def test_card_tells_figures_baselines_and_comparisons(validated: CrossValidation) -> None:
@@ -334,7 +338,7 @@ def test_a_network_that_has_not_moved_has_learned_nothing(project: Path) -> None
     result = train("diabetes", data=BUNDLED, model={"lr": 1e-9}, trainer=QUICK, folds=3)
     assert result.sentence == "learned nothing that these folds show: not better than majority"
     run = dlcourse.open_store().client.get_run(result.run_id)
-    assert run.data.tags["dlcourse.learned"] == "false"
+    assert run.data.tags["verdict"] == result.sentence
 
 
 # What is refused

@@ -100,8 +100,8 @@ def test_the_best_weights_are_kept_not_the_last_ones(project: Path) -> None:
     result = train(
         model={"optimizer": "adam", "lr": 5}, data={"batch_size": 4}, trainer={"max_epochs": 12, "patience": None}
     )
-    assert result.metrics["best/epoch"] < 11, result.card
-    checkpoints = Path(run_of(result).data.tags["dlcourse.folder"]) / "checkpoints"
+    assert result.metrics["best_epoch"] < 11, result.card
+    checkpoints = dlcourse.open_store().files_of(run_of(result)) / "checkpoints"
     best, last = (
         load_checkpoint(topics.find("height-weight"), checkpoints / f"{name}.ckpt")[0] for name in ("best", "last")
     )
@@ -144,7 +144,6 @@ def test_a_model_that_answers_otherwise_when_loaded_is_marked_and_not_called_ver
     assert "not verified: " in result.card
     run = run_of(result)
     assert run.info.status == "FINISHED"
-    assert run.data.tags["dlcourse.verified"] == "false"
     assert [each.status.value for each in logged_models(result)] == ["FAILED"]
 
 
@@ -164,7 +163,6 @@ def test_an_export_that_fails_does_not_cost_the_run(project: Path) -> None:
     result = train(Branching)
     run = run_of(result)
     assert run.info.status == "FINISHED"
-    assert run.data.tags["dlcourse.verified"] == "false"
     assert "not verified" in result.card
     assert "not verified" in run.data.tags["mlflow.note.content"]
     assert result.checkpoint is not None
@@ -172,9 +170,34 @@ def test_an_export_that_fails_does_not_cost_the_run(project: Path) -> None:
     assert [each.status.value for each in logged_models(result)] == ["FAILED"]
 
 
+def test_the_model_has_the_name_settings_and_test_metrics_of_its_run(finished: Finished) -> None:
+    (model,) = [finished.store.client.get_logged_model(str(finished.result.model_uri).removeprefix("models:/"))]
+    assert model.name == "my first"
+    assert model.params == finished.run.data.params
+    assert model.tags["mlflow.note.content"] in finished.run.data.tags["mlflow.note.content"]
+    (test,) = [each.dataset for each in finished.run.inputs.dataset_inputs if each.dataset.name.endswith("(test)")]
+    metrics = {each.key: each for each in model.metrics or []}
+    assert set(metrics) == {"test/loss", "test/mse", "test/mae"}
+    for name, metric in metrics.items():
+        assert metric.value == finished.result.metrics[name]
+        assert (metric.dataset_name, metric.dataset_digest) == (test.name, test.digest)
+        assert finished.curve(name) == [(0, metric.value)], "the run has one point of it, not two"
+
+
+def test_a_name_that_mlflow_refuses_for_a_model_is_mended(project: Path) -> None:
+    result = train(name="a/b: 0.5 % of 'all' \"rows\"")
+    assert result.model_uri, result.card
+    assert [each.name for each in logged_models(result)] == ["a_b_ 0_5 _ of _all_ _rows_"]
+
+
+def test_without_test_rows_the_model_has_the_metrics_of_the_verdict(project: Path) -> None:
+    (model,) = logged_models(train(data={"test_fraction": 0.0, "val_fraction": 0.0}, trainer={"max_epochs": 2}))
+    named = {(each.key, each.dataset_name) for each in model.metrics or []}
+    assert ("train/final_mse", "height-weight (training)") in named
+
+
 def test_a_verified_run_says_so(finished: Finished) -> None:
     assert f"{finished.result.model_uri}, verified" in finished.result.card
-    assert finished.run.data.tags["dlcourse.verified"] == "true"
 
 
 class TestCheckpoints:

@@ -46,7 +46,7 @@ class TestHowARunEnds:
             run.log_metrics({"loss": 1.0})
             event.listen(Engine, "begin", interrupt)
 
-        run = open_store().start_run("ends", "late", {}, watched=False)
+        run = open_store().start_run("ends", "late", {})
         with pytest.raises(Interrupted), run:
             interrupt_the_next_write()
         kept = open_store().client.get_run(run.run_id)
@@ -127,7 +127,8 @@ class TestSignals:
         assert old.info.status == status
         assert "Traceback" not in said
         if signum != signal.SIGKILL:
-            assert old.data.tags["mlflow.note.content"] == f"stopped by {signum.name}"
+            note = f"stopped by {signum.name}; carry on with --resume {run_id}"
+            assert old.data.tags["mlflow.note.content"] == note
             assert f"dlcourse: stopped by {signum.name}; carry on with --resume {run_id}\n" in said
         assert 20 <= len(curve(run_id)) < EPOCHS or status == "RUNNING"
 

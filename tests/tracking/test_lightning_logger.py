@@ -12,7 +12,7 @@ from tests.finished import Finished
 
 
 def test_metrics_have_the_epoch_as_their_step(project: Path) -> None:
-    with open_store().start_run("metrics", "one", {}, watched=False) as run:
+    with open_store().start_run("metrics", "one", {}) as run:
         RunLogger(run, "refit/").log_metrics({"train/loss": torch.tensor(0.5), "epoch": 3}, step=120)  # type: ignore[dict-item]
     assert run.history == {"refit/train/loss": [(3, 0.5)]}
 
@@ -27,12 +27,12 @@ def test_a_checkpoint_has_the_curves_with_the_epoch_that_the_logger_has_not_seen
     checkpoint: dict[str, Any] = {}
     trainer: Any = SimpleNamespace(current_epoch=2, callback_metrics={"loss": torch.tensor(1.0)})
     model: Any = None
-    with open_store().start_run("metrics", "one", {}, watched=False) as run:
+    with open_store().start_run("metrics", "one", {}) as run:
         for epoch, loss in enumerate([3.0, 2.0]):
             run.log_metrics({"loss": loss, "lr": 0.1}, epoch)
         Curve(run).on_save_checkpoint(trainer, model, checkpoint)
     curves = {"loss": [(0, 3.0), (1, 2.0), (2, 1.0)], "lr": [(0, 0.1), (1, 0.1)]}
     assert checkpoint["dlcourse_curve"] == curves
-    with open_store().start_run("metrics", "two", {}, watched=False) as run:
+    with open_store().start_run("metrics", "two", {}) as run:
         Curve(run).on_load_checkpoint(trainer, model, checkpoint)
     assert run.history == curves

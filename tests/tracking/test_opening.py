@@ -34,7 +34,7 @@ class TestWhereTheStoreIs:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
         store = open_store()
         assert store.shown == f"sqlite:///{other}"
-        with store.start_run("topic", "elsewhere", {}, watched=False) as run:
+        with store.start_run("topic", "elsewhere", {}) as run:
             run.path("file.txt").write_text("kept")
         assert (tmp_path / "elsewhere" / "artifacts" / "topic" / run.run_id / "artifacts" / "file.txt").is_file()
         monkeypatch.delenv("MLFLOW_TRACKING_URI")

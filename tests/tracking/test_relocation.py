@@ -92,9 +92,7 @@ def test_doctor_names_it_and_mends_it(elsewhere: tuple[Path, Path], capsys: pyte
     assert [each for each in check_machine() if each.name == "moved"] == []
 
     run = store.client.get_run(run.info.run_id)
-    assert run.data.tags["dlcourse.folder"] == str(
-        new / "mlruns" / "artifacts" / "height-weight" / run.info.run_id / "artifacts"
-    )
+    assert store.files_of(run) == new / "mlruns" / "artifacts" / "height-weight" / run.info.run_id / "artifacts"
     assert Path(store.client.download_artifacts(run.info.run_id, "checkpoints/best.ckpt")).is_file()
     place = store.client.get_logged_model(output.model_id).artifact_location
     assert Path(mlflow.artifacts.download_artifacts(place), "MLmodel").is_file()

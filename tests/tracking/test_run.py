@@ -1,6 +1,8 @@
 """The run: what is written of it, when, and how it ends."""
 
 import json
+import os
+import socket
 import time
 from pathlib import Path
 
@@ -10,9 +12,10 @@ import yaml
 from mlflow.entities import Run as StoredRun
 
 import dlcourse
+from dlcourse.evaluation.baseline_runs import GREY
 from dlcourse.tracking import run as run_module
 from dlcourse.tracking.opening import open_store
-from dlcourse.tracking.store import Store
+from dlcourse.tracking.store import Store, process_of
 from tests.conftest import EXPERIMENTS
 from tests.finished import HEIGHTS, Finished
 
@@ -35,12 +38,27 @@ def curve(run_id: str, name: str) -> list[tuple[int, float]]:
 class TestWhatARunHolds:
     def test_metrics_by_name(self, finished: Finished) -> None:
         metrics = finished.run.data.metrics
-        of_a_split = {"loss", "mse", "mae"}
-        expected = {f"{split}/{name}" for split in ("train", "val", "test") for name in of_a_split}
-        expected |= {f"best/{split}_{name}" for split in ("train", "val") for name in of_a_split}
-        expected |= {"best/epoch", "lr", "samples_per_second", "test/mse_low", "test/mse_high", "fit_seconds"}
-        assert expected <= set(metrics)
-        assert metrics["test/mse"] == finished.result.metrics["test/mse"]
+        curves = {f"{split}/{name}" for split in ("train", "val") for name in ("loss", "mse", "mae")}
+        curves |= {"train/eval_loss", "train/eval_mse", "lr", "samples_per_second"}
+        finals = {
+            "test/loss",
+            "test/mse",
+            "test/mae",
+            "test/baseline_mse",
+            "val/final_mse",
+            "best_epoch",
+            "fit_seconds",
+        }
+        assert set(metrics) == curves | finals
+        assert {name: metrics[name] for name in finals} == finished.result.metrics
+        baselines = {run.info.run_name: run.data.metrics["test/mse"] for run in finished.runs("baseline")}
+        assert metrics["test/baseline_mse"] == min(baselines.values())
+        assert {run.data.tags["mlflow.runColor"] for run in finished.runs("baseline")} == {GREY}
+        found = {f"baseline: {name}": run_id for name, run_id in finished.result.baseline_runs.items()}
+        assert found == {run.info.run_name: run.info.run_id for run in finished.runs("baseline")}
+
+    def test_training_loss_first_by_which_pages_compare_runs(self, finished: Finished) -> None:
+        assert next(iter(finished.run.data.metrics)) == "train/loss"
 
     def test_parameters_by_name_and_long_ones_whole(self, finished: Finished) -> None:
         params = finished.run.data.params
@@ -52,24 +70,49 @@ class TestWhatARunHolds:
     def test_command_host_and_commit(self, finished: Finished) -> None:
         tags = finished.run.data.tags
         assert tags["dlcourse.command"] == "python -m dlcourse train height-weight --name 'my first'"
-        assert tags["dlcourse.host"]
+        assert process_of(finished.run) == (socket.gethostname(), str(os.getpid()))
         assert tags["mlflow.source.git.commit"] == finished.commit
         assert tags["dlcourse.git.dirty"] == "false"
-        assert tags["mlflow.note.content"].strip("`\n") == finished.result.card
+
+    def test_tags_for_readers(self, finished: Finished) -> None:
+        tags = {name: value for name, value in finished.run.data.tags.items() if "." not in name}
+        experiment = tags.pop("experiment")
+        assert experiment.startswith("default, data.ask=")
+        assert "seed=3" not in experiment
+        assert tags == {
+            "verdict": finished.result.verdict.sentence,
+            "overfitting": str(finished.result.overfitting),
+        }
 
     def test_the_data_with_the_rows_of_each_split(self, finished: Finished) -> None:
         inputs = finished.run.inputs.dataset_inputs
         assert finished.result.data is not None
-        assert {each.dataset.digest for each in inputs} == {finished.result.data.rows.digest}
+        assert len({each.dataset.digest for each in inputs}) == 3
         rows = {each.tags[0].value: json.loads(each.dataset.profile)["num_rows"] for each in inputs}
         assert rows == {"training": 60, "validation": 20, "test": 20}
         assert {each.tags[0].key for each in inputs} == {"mlflow.data.context"}
         assert json.loads(inputs[0].dataset.source) == {"uri": "scikit-learn's make_regression"}
 
+    def test_each_run_has_the_row_counts_of_its_own_split(self, project: Path) -> None:
+        """MLflow keeps the first data set of a name and digest, and shows it for all later runs with both."""
+        counts, digests = [], []
+        for fraction in (0.2, 0.4, 0.2):
+            result = dlcourse.train("height-weight", data={"val_fraction": fraction}, trainer={"max_epochs": 1})
+            inputs = stored(result.run_id).inputs.dataset_inputs
+            sets = {each.dataset.name: each.dataset for each in inputs}
+            counts.append({name: json.loads(each.profile)["num_rows"] for name, each in sets.items()})
+            digests.append({name: each.digest for name, each in sets.items()})
+        names = [f"height-weight ({split})" for split in ("training", "validation", "test")]
+        assert [[each[name] for name in names] for each in counts] == [[60, 20, 20], [40, 40, 20], [60, 20, 20]]
+        assert digests[0] == digests[2]
+        assert digests[0][names[2]] == digests[1][names[2]], "the same test rows"
+        assert digests[0][names[0]] != digests[1][names[0]]
+
     def test_environment_and_figures(self, finished: Finished) -> None:
         assert "\ntorch==" in (finished.files / "environment.txt").read_text()
         artifacts = finished.store.client.list_artifacts(finished.result.run_id, "figures")
-        assert [each.path for each in artifacts] == ["figures/fitted-line.png", "figures/learning-curves.png"]
+        pictures = ["fitted-line", "learning-curves-small", "learning-curves"]
+        assert [each.path for each in artifacts] == [f"figures/{name}.png" for name in pictures]
 
     def test_settings_that_give_the_same_run_again(self, finished: Finished, project: Path) -> None:
         settings = finished.files / "settings.yaml"
@@ -81,7 +124,7 @@ class TestWhatARunHolds:
 
 class TestWriting:
     def test_2500_metrics_are_all_there(self, store: Store) -> None:
-        with store.start_run("metrics", "many", {}, watched=False) as run:
+        with store.start_run("metrics", "many", {}) as run:
             for step in range(25):
                 run.log_metrics({f"figure/{number}": step + number for number in range(100)}, step)
         kept = store.client.get_run(run.run_id).data.metrics
@@ -89,14 +132,14 @@ class TestWriting:
         assert curve(run.run_id, "figure/7") == [(step, step + 7) for step in range(25)]
 
     def test_metrics_wait_for_the_next_write(self, store: Store) -> None:
-        with store.start_run("metrics", "few", {}, watched=False) as run:
+        with store.start_run("metrics", "few", {}) as run:
             run.log_metrics({"loss": 1.0})
             assert store.client.get_run(run.run_id).data.metrics == {}
             run.write()
             assert store.client.get_run(run.run_id).data.metrics == {"loss": 1.0}
 
     def test_what_is_no_number_is_left_out(self, store: Store) -> None:
-        with store.start_run("metrics", "holes", {}, watched=False) as run:
+        with store.start_run("metrics", "holes", {}) as run:
             for step, loss in enumerate([2.0, float("nan"), float("inf"), -float("inf"), 1.0]):
                 run.log_metrics({"loss": loss}, step)
         assert curve(run.run_id, "loss") == [(0, 2.0), (4, 1.0)]
@@ -104,7 +147,7 @@ class TestWriting:
 
     def test_250_parameters_and_tags_are_all_there(self, store: Store) -> None:
         values = {f"name {number}": "x" * 300 for number in range(250)}
-        with store.start_run("metrics", "wide", {}, watched=False) as run:
+        with store.start_run("metrics", "wide", {}) as run:
             run.log_params(values)
             run.set_tags(values)
         data = store.client.get_run(run.run_id).data
@@ -115,7 +158,7 @@ class TestWriting:
         mlflow.system_metrics.set_system_metrics_sampling_interval(0.1)
         mlflow.system_metrics.set_system_metrics_samples_before_logging(1)
         try:
-            with store.start_run("metrics", "watched", {}) as run:
+            with store.start_run("metrics", "watched", {}, watched=True) as run:
                 time.sleep(1)
         finally:
             mlflow.system_metrics.set_system_metrics_sampling_interval(None)
@@ -133,7 +176,8 @@ class TestHowARunEnds:
             _fail_after_a_metric(run)
         kept = open_store().client.get_run(run.run_id)
         assert kept.info.status == "FAILED"
-        assert kept.data.tags["mlflow.note.content"] == "ValueError: the disk is full, or nearly"
+        assert kept.data.tags["verdict"] == "ValueError: the disk is <b>full</b>, or nearly"
+        assert kept.data.tags["mlflow.note.content"] == "ValueError: the disk is &lt;b&gt;full&lt;/b&gt;, or nearly"
         assert kept.data.metrics == {"loss": 1.0}
 
     def test_diverged_counts_as_failed(self, project: Path) -> None:
@@ -141,9 +185,11 @@ class TestHowARunEnds:
         run = stored(result.run_id)
         assert run.info.status == "FAILED"
         assert run.data.tags["dlcourse.error"].startswith("diverged: the loss was ")
-        assert "--data.standardize true" in run.data.tags["mlflow.note.content"]
+        why = run.data.tags["mlflow.note.content"].splitlines()[2]
+        assert why.startswith("| **diverged**: the loss was ")
+        assert "--data.standardize true" in why
 
 
 def _fail_after_a_metric(run: run_module.Run) -> None:
     run.log_metrics({"loss": 1.0})
-    raise ValueError("the disk is full,\n  or nearly")
+    raise ValueError("the disk is <b>full</b>,\n  or nearly")

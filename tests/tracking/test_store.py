@@ -50,7 +50,7 @@ class TestFindingARun:
         """The ids of three trainings, of which the last two have the same name."""
         ids = []
         for name in ("one", "two", "two"):
-            with store.start_run("finding", name, {"dlcourse.kind": "training"}, watched=False) as run:
+            with store.start_run("finding", name, {"dlcourse.kind": "training"}) as run:
                 ids.append(run.run_id)
         return ids
 
@@ -113,7 +113,6 @@ class TestTrackingServer:
         client = MlflowClient(address)
         run = client.get_run(result.run_id)
         assert run.info.status == "FINISHED"
-        assert run.data.tags["dlcourse.verified"] == "true"
         assert {each.path for each in client.list_artifacts(result.run_id)} == {
             "checkpoints",
             "environment.txt",
@@ -142,7 +141,7 @@ class TestTrackingServer:
 
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))
         with pytest.raises(CourseError, match="set TMPDIR"):
-            open_store().start_run("height-weight", "unkept", {"dlcourse.kind": "unkept"}, watched=False)
+            open_store().start_run("height-weight", "unkept", {"dlcourse.kind": "unkept"})
         (unkept,) = runs("unkept")
         assert unkept.info.status == "FAILED"
 

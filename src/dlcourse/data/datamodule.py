@@ -115,6 +115,10 @@ class CourseData(L.LightningDataModule, ABC):
             digest.update(split.encode() + self.splits[split].numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def digest(self, rows: Tensor) -> str:
+        """16 hexadecimal digits that are equal for the same rows of the same data set; ``rows`` are their numbers."""
+        return hashlib.sha256(self.rows.digest.encode() + rows.numpy().tobytes()).hexdigest()[:16]
+
     @property
     def eval_split(self) -> Split:
         """The split that a run is evaluated on: test rows, else validation rows, else training rows."""

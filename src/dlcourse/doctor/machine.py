@@ -19,7 +19,7 @@ from dlcourse.errors import CourseError, one_line
 from dlcourse.settings import nearest_folder
 from dlcourse.tracking import relocation
 from dlcourse.tracking.opening import open_store, request, schema_revision
-from dlcourse.tracking.store import Store, StoredRun
+from dlcourse.tracking.store import Store, StoredRun, process_of
 
 # Gigabytes of disk, and of memory, below which a training is likely to die.
 MIN_FREE_GB = 1.0
@@ -162,8 +162,9 @@ def _moved(store: Store, fix: bool) -> list[Finding]:
 def _running(store: Store, run: StoredRun, fix: bool) -> Finding:
     """Whether the process of a run that is marked RUNNING is alive; that of another machine cannot be seen."""
     tags = run.data.tags
-    name = f"{run.info.run_id} ({tags.get('dlcourse.topic', 'no topic')}: {run.info.run_name})"
-    host, pid = tags.get("dlcourse.host"), tags.get("dlcourse.pid")
+    topic = store.client.get_experiment(run.info.experiment_id).name
+    name = f"{run.info.run_id} ({topic}: {run.info.run_name})"
+    host, pid = process_of(run)
     if host != socket.gethostname() or not pid:
         return Finding("running", True, f"{name} on {host or 'an unknown machine'}, not on this one: left alone")
     if _is_alive(int(pid), run.info.start_time / 1000):

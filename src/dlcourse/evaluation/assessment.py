@@ -1,7 +1,7 @@
 """Evaluate a model and its baselines, and reach a verdict: for a run, for a fold, and for the verdict's benchmarks."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import lightning as L
@@ -96,15 +96,16 @@ def judge_model(
     return Assessment(evaluations, evaluation, baselines, verdict, shared_rows)
 
 
-def final_metrics(evaluations: Iterable[Evaluation]) -> dict[str, float]:
-    """A run's final metrics, with 95 % intervals: ``test/<metric>``, and ``best/<split>_<metric>`` for other splits.
+def final_metrics(model: CourseModel, assessment: Assessment) -> dict[str, float]:
+    """What a run logs when it has ended, by name.
 
-    A metric that is undefined on these rows, such as the AUROC of a single class, is left out.
+    Every metric on the split of the verdict, the primary one on validation rows, and the best baseline's.
     """
-    metrics: dict[str, float] = {}
-    for evaluation in evaluations:
-        prefix = "test/" if evaluation.split == "test" else f"best/{evaluation.split}_"
-        metrics |= {f"{prefix}{name}": value for name, value in evaluation.metrics.items() if math.isfinite(value)}
-        for name, (low, high) in evaluation.intervals.items():
-            metrics |= {f"{prefix}{name}_low": low, f"{prefix}{name}_high": high}
+    evaluation, primary = assessment.evaluation, model.primary_metric
+    metrics = evaluation.finals
+    if (val := assessment.evaluations.get("val")) and math.isfinite(val.metrics[primary]):
+        metrics[val.final_name(primary)] = val.metrics[primary]
+    if values := [each.metrics[primary] for each in assessment.baselines.values()]:
+        best = min(values) if primary in model.lower_is_better else max(values)
+        metrics[f"{evaluation.split}/baseline_{primary}"] = best
     return metrics

@@ -8,7 +8,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dlcourse.data.rows import SPLIT_NAMES, Split
+from dlcourse.reporting.note import link, picture, run_page, table
 from dlcourse.reporting.result import Result
+from dlcourse.tracking.run import Run
+
+FIGURE = "figures/comparison.png"
 
 
 @dataclass(frozen=True)
@@ -21,15 +25,36 @@ class Comparison:
     lost: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        lines = self.lines
+        widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join([*(line.rstrip() for line in table), self.order])
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """The table: its head, and a line for each experiment, the best first."""
         metric, split = _chosen_by(self.results)
         seeds = len(next(iter(self.results.values())))
         choice = f"{SPLIT_NAMES[split]} {metric}"
         head = ["experiment", choice, f"spread of {seeds} seeds", f"test {metric}", "training loss", "verdict"]
         ranked = sorted(self.results.items(), key=lambda pair: _rank(pair[1], metric, split))
-        lines = [head, *([name, *_cells(results, metric, split)] for name, results in ranked)]
-        widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
-        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([*(line.rstrip() for line in table), f"ranked by {choice}, the mean over the seeds"])
+        return [head, *([name, *_cells(results, metric, split)] for name, results in ranked)]
+
+    @property
+    def order(self) -> str:
+        """What the experiments are ranked by."""
+        metric, split = _chosen_by(self.results)
+        return f"ranked by {SPLIT_NAMES[split]} {metric}, the mean over the seeds"
+
+    def note(self, run: Run) -> str:
+        """The description of its run in Markdown: the table, with a link to each training, and the curves."""
+        head, *lines = self.lines
+        summary = f"**{lines[0][0]}** is first, {self.order}"
+        for line in lines:
+            pages = [run_page(run.experiment_id, each.run_id) for each in self.results[line[0]]]
+            numbers = [link(str(number), page) for number, page in enumerate(pages, start=1)]
+            line[0] = link(line[0], pages[0]) if len(pages) == 1 else f"{line[0]} ({' '.join(numbers)})"
+        return "\n\n".join([summary, table(head, lines), picture(run, FIGURE)])
 
     @property
     def ok(self) -> bool:
@@ -57,9 +82,12 @@ def _figures(results: list[Result], metric: str, split: Split) -> list[float]:
     figures = []
     for each in results:
         # After a refit the validation rows are training rows: take the value by which the epoch was chosen.
-        chosen = dict(each.history.get(f"{split}/{metric}", [])).get(int(each.metrics["best/epoch"]))
-        figure = each.metrics.get(f"best/{split}_{metric}", chosen)
-        if figure is not None and each.verdict.sentence != "diverged":
+        if each.assessment is None:
+            continue
+        chosen = dict(each.history.get(f"{split}/{metric}", [])).get(int(each.metrics["best_epoch"]))
+        evaluation = each.assessment.evaluations.get(split)
+        figure = evaluation.metrics[metric] if evaluation else chosen
+        if figure is not None:
             figures.append(figure)
     return figures
 

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import stats
 
 from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import CourseError, SettingsError
-from dlcourse.evaluation.assessment import Assessment, evaluate_splits, fit_baselines, judge_model
+from dlcourse.evaluation.assessment import Assessment, evaluate_splits, final_metrics, fit_baselines, judge_model
 from dlcourse.evaluation.intervals import CONFIDENCE
 from dlcourse.evaluation.verdict import LEAST_EFFECT, Comparison, Difference, against, diverged
 from dlcourse.models.base import CourseModel
 from dlcourse.reporting.card import in_columns
+from dlcourse.reporting.note import table
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
@@ -70,6 +72,7 @@ class CrossValidation:
     """The result of a cross-validation.
 
     Attributes:
+        primary_metric: The metric by which runs are compared, and whether lower values of it are better.
         estimates: The model's estimate by metric.
         baselines: The baselines' estimates by baseline, then metric.
         differences: The model's metric minus the baseline's on the same folds, by baseline, then metric.
@@ -83,6 +86,8 @@ class CrossValidation:
     store: str
     folds: int
     repeats: int
+    primary_metric: str
+    lower_is_better: bool
     estimates: dict[str, Estimate]
     baselines: dict[str, dict[str, Estimate]]
     differences: dict[str, dict[str, Difference]]
@@ -96,19 +101,10 @@ class CrossValidation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What the run logs: means, standard deviations and intervals, and each baseline's mean and difference."""
-        metrics: dict[str, float] = {}
-        for name, each in self.estimates.items():
-            metrics |= {f"test/{name}": each.mean, f"test/{name}_std": each.std}
-            metrics |= {f"test/{name}_low": each.low, f"test/{name}_high": each.high}
-            for baseline, estimates in self.baselines.items():
-                difference = self.differences[baseline][name]
-                metrics |= {
-                    f"{baseline}/{name}": estimates[name].mean,
-                    f"{baseline}/{name}_difference": difference.mean,
-                    f"{baseline}/{name}_difference_low": difference.low,
-                    f"{baseline}/{name}_difference_high": difference.high,
-                }
+        """What the run logs: the means over the folds, by the names that a single training has for its test rows."""
+        metrics = {f"test/{name}": each.mean for name, each in self.estimates.items()}
+        means = [estimates[self.primary_metric].mean for estimates in self.baselines.values()]
+        metrics[f"test/baseline_{self.primary_metric}"] = min(means) if self.lower_is_better else max(means)
         return metrics
 
     @property
@@ -127,6 +123,26 @@ class CrossValidation:
 
     def __str__(self) -> str:
         return self.card
+
+    @property
+    def note(self) -> str:
+        """The description of its run in Markdown: verdict and metric in the first lines, then all metrics."""
+        first, colon, rest = self.sentence.partition(":")
+        mine = self.estimates[self.primary_metric]
+        others = [f"{name} {each[self.primary_metric].mean:.4g}" for name, each in self.baselines.items()]
+        lines = [
+            f"**{first}**{colon}{rest}",
+            f"test {self.primary_metric} **{mine.mean:.4g}** ({mine.low:.4g} to {mine.high:.4g}); {', '.join(others)}",
+            f"means and corrected 95 % intervals over {self.repeats} x {self.folds} folds",
+        ]
+        rows = []
+        for metric, each in self.estimates.items():
+            for name, differences in self.differences.items():
+                difference = differences[metric]
+                text = f"{difference.rounded_like(each.mean)}, {difference.comparison}"
+                rows.append([metric, str(each), name, str(self.baselines[name][metric]), text])
+        head = ["test metric", "model", "baseline", "its metric", "difference"]
+        return f"{'<br>'.join(lines)}\n\n{table(head, rows)}"
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain types for JSON."""
@@ -152,8 +168,12 @@ def cross_validate(request: Request, folds: int, repeats: int, name: str | None 
     for number in range(folds):
         data.fold(number, folds)  # raises if a class is too small, before a run is started
     name = f"{name or request.run_name}, {repeats} x {folds} folds"
-    with open_store().start_run(topic.name, name, {"dlcourse.kind": "cross-validation"}) as parent:
-        log_start(parent, topic, data, settings)
+    tags = {
+        "dlcourse.kind": "cross-validation",
+        "experiment": f"{request.experiment_name()}, {repeats} x {folds} folds",
+    }
+    with open_store().start_run(topic.name, name, tags) as parent:
+        log_start(parent, topic, data, settings, {"train": torch.arange(len(data.rows.targets))})
         parent.log_params({"folds": folds, "repeats": repeats})
         assessments: list[Assessment] = []
         for repeat in range(repeats):
@@ -162,20 +182,18 @@ def cross_validate(request: Request, folds: int, repeats: int, name: str | None 
                 place = repeat * folds + number
                 tags = {"dlcourse.kind": "fold", "mlflow.parentRunId": parent.run_id}
                 part = f"{name}: fold {place}"
-                with parent.store.start_run(topic.name, part, tags, watched=False, within=parent) as run:
+                with parent.store.start_run(topic.name, part, tags, within=parent) as run:
                     run.log_params({"fold": number, "repeat": repeat})
                     model, assessment = _fold(topic, run, data, settings)
                 assessments.append(assessment)
                 metrics, primary = assessment.evaluation.metrics, model.primary_metric
-                parent.log_metrics({f"fold/{metric}": value for metric, value in metrics.items()}, place)
                 log.info("fold %d/%d  %s %.4g", place, folds * repeats - 1, primary, metrics[primary])
         result = _summary(topic, parent, model, folds, repeats, assessments)
         parent.log_metrics(result.metrics)
         parent.set_tags(
             {
-                "mlflow.note.content": f"```\n{result.card}\n```",
-                "dlcourse.verdict": result.sentence,
-                "dlcourse.learned": str(result.sentence.startswith("learned:")).lower(),
+                "mlflow.note.content": result.note,
+                "verdict": result.sentence,
             }
         )
     return result
@@ -194,8 +212,7 @@ def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple
         evaluations = evaluate_splits(fitted.trainer, model, data, ["test"])
     baselines = fit_baselines(topic, data, model)
     assessment = judge_model(topic, model, data, evaluations, baselines, run.history, fitted.epoch)
-    run.log_metrics({f"test/{metric}": value for metric, value in assessment.evaluation.metrics.items()})
-    run.log_metrics({"best/epoch": fitted.epoch})
+    run.log_metrics({**final_metrics(model, assessment), "best_epoch": fitted.epoch})
     return model, assessment
 
 
@@ -225,6 +242,8 @@ def _summary(
         store=run.store.shown,
         folds=folds,
         repeats=repeats,
+        primary_metric=model.primary_metric,
+        lower_is_better=model.primary_metric in model.lower_is_better,
         estimates={name: estimate(each, folds) for name, each in values.items()},
         baselines=baselines,
         differences=differences,

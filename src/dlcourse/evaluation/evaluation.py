@@ -1,5 +1,6 @@
 """The evaluation of a model on the rows of one split."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,6 +29,15 @@ class Evaluation:
     def values(self) -> dict[str, Tensor]:
         """The loss and the metrics of each row, by name."""
         return {**self.scores, "loss": self.losses}
+
+    def final_name(self, metric: str) -> str:
+        """What a metric of the kept weights is called in a run: splits with curves have their own name for it."""
+        return f"test/{metric}" if self.split == "test" else f"{self.split}/final_{metric}"
+
+    @property
+    def finals(self) -> dict[str, float]:
+        """The metrics by their names in a run; one that is undefined here, as the AUROC of one class, is left out."""
+        return {self.final_name(name): value for name, value in self.metrics.items() if math.isfinite(value)}
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from dlcourse import topics
 from dlcourse.errors import CourseError, SettingsError
-from dlcourse.evaluation.assessment import final_metrics
 from dlcourse.evaluation.evaluate import evaluate
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
@@ -24,7 +23,8 @@ def test(topic: str | Topic, *, run: str | None = None, checkpoint: str | Path |
         checkpoint: A checkpoint file to evaluate instead.
 
     Returns:
-        ``test/<metric>`` with 95 % intervals; without test rows ``best/...``, on validation or training rows.
+        ``test/<metric>``, and the 95 % interval as ``test/<metric>_low`` and ``_high``; without test rows
+        ``val/final_<metric>`` or ``train/final_<metric>``.
 
     Raises:
         SettingsError: Both or neither of ``run`` and ``checkpoint`` are set.
@@ -48,4 +48,8 @@ def test(topic: str | Topic, *, run: str | None = None, checkpoint: str | Path |
         data.refit()
     hardware = read_checkpoint(path).get("dlcourse_hardware", {})
     trainer = make_trainer(patience=None, precision=hardware.get("precision", "auto"))
-    return final_metrics([evaluate(trainer, model, data, data.eval_split)])
+    evaluation = evaluate(trainer, model, data, data.eval_split)
+    metrics = evaluation.finals
+    for name, (low, high) in evaluation.intervals.items():
+        metrics |= {f"{evaluation.final_name(name)}_low": low, f"{evaluation.final_name(name)}_high": high}
+    return metrics

@@ -6,14 +6,16 @@ contains no pickled code.
 
 import importlib.metadata
 import logging
+import re
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import mlflow.pytorch
 import numpy as np
 import torch
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -26,6 +28,8 @@ from dlcourse.tracking.store import Store
 
 log = logging.getLogger(__name__)
 
+REFUSED_IN_NAMES = re.compile(r"[/:.%\"']")
+"""What MLflow refuses in the name of a model; in that of a run it takes anything."""
 PACKAGES = ("mlflow", "torch", "numpy")
 """The packages that are needed to load the model."""
 # The exported program may use other float32 kernels than the module, which round differently.
@@ -56,19 +60,36 @@ class Exported:
     text: str
 
 
-def export_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> Exported:
+@dataclass(frozen=True)
+class ModelPage:
+    """What MLflow's pages show of a model beside the parameters of its run.
+
+    Attributes:
+        description: Markdown.
+        metrics: The names of those metrics of its run that were measured on the data set.
+        dataset: The name that its run logged the data set by.
+        digest: The data set's digest.
+    """
+
+    description: str
+    metrics: Sequence[str]
+    dataset: str
+    digest: str
+
+
+def export_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int, page: ModelPage) -> Exported:
     """Call `log_model`; an exception becomes a warning and is named in the text of the result."""
     try:
         if not run.reachable:
             raise CourseError(run.lost[WAITING])
-        uri = log_model(run, model, inputs, epoch)
+        uri = log_model(run, model, inputs, epoch, page)
     except Exception as error:  # an export that fails must not cost the training
         log.warning("the model is not in the store: %s", reason(error))
         return Exported(None, f"not verified: {reason(error)[:120]}")
     return Exported(uri, f"{uri}, verified: loaded back, same predictions on {len(inputs)} rows")
 
 
-def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:
+def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int, page: ModelPage) -> str:
     """Log the model to the store, load it back, and compare the predictions of the two.
 
     Moves ``model`` to the CPU, sets it to evaluation mode, and detaches it from its Trainer.
@@ -78,6 +99,7 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:
         model: The module with the weights to keep.
         inputs: Rows to compare the predictions of, N x shape; the first two are kept as the input example.
         epoch: The epoch of the weights.
+        page: What to show of the model.
 
     Returns:
         The model's URI, ``models:/...``.
@@ -93,7 +115,15 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:
     module = PredictionModule(model).eval()
     with torch.no_grad():
         expected = module(inputs)
-    logged = client.create_logged_model(run.experiment_id, "model", source_run_id=run.run_id, model_type="pytorch")
+    run.write()
+    logged = client.create_logged_model(
+        run.experiment_id,
+        REFUSED_IN_NAMES.sub("_", run.name) or "model",
+        source_run_id=run.run_id,
+        tags={"mlflow.note.content": page.description},
+        params=client.get_run(run.run_id).data.params,
+        model_type="pytorch",
+    )
     client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, epoch)])
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -117,7 +147,30 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int) -> str:
         with suppress(MlflowException):  # if the store is unreachable, the first error says so
             client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
+    with run.attempt("the metrics of the model's page"):
+        _link_metrics(run, logged.model_id, page)
     return f"models:/{logged.model_id}"
+
+
+def _link_metrics(run: Run, model_id: str, page: ModelPage) -> None:
+    """Show metrics of the run as metrics of the model.
+
+    They are sent again with the same time and step, for which MLflow keeps one point in the run.
+    """
+    logged = [run.store.client.get_metric_history(run.run_id, name)[-1] for name in page.metrics]
+    metrics = [
+        Metric(
+            each.key,
+            each.value,
+            each.timestamp,
+            each.step,
+            model_id=model_id,
+            dataset_name=page.dataset,
+            dataset_digest=page.digest,
+        )
+        for each in logged
+    ]
+    run.store.client.log_batch(run.run_id, metrics)
 
 
 def load_model(store: Store, model_id: str) -> nn.Module:

@@ -73,9 +73,9 @@ class CourseModel(L.LightningModule, ABC):
         self.train_metrics = collection.clone("train/")
         self.val_metrics = collection.clone("val/")
         self.test_metrics = collection.clone("test/")
-        # Training rows in evaluation mode, for the gap: only two metrics, since each costs time every epoch.
-        of_gap = {name: metrics[name] for name in ("loss", self.primary_metric) if name in metrics}
-        self.gap_metrics = MetricCollection(of_gap, prefix="gap/train_", compute_groups=False).clone()
+        # Training rows in evaluation mode: only two metrics, since each costs time every epoch.
+        few = {name: metrics[name] for name in ("loss", self.primary_metric) if name in metrics}
+        self.train_eval_metrics = MetricCollection(few, prefix="train/eval_", compute_groups=False).clone()
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
@@ -148,8 +148,8 @@ class CourseModel(L.LightningModule, ABC):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Measure validation rows, or with ``dataloader_idx`` 1 training rows for the gap; returns N losses."""
-        losses, _ = self._evaluation_step(batch, self.gap_metrics if dataloader_idx else self.val_metrics)
+        """Measure validation rows, or with ``dataloader_idx`` 1 training rows; returns N losses."""
+        losses, _ = self._evaluation_step(batch, self.train_eval_metrics if dataloader_idx else self.val_metrics)
         return losses
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -171,7 +171,7 @@ class CourseModel(L.LightningModule, ABC):
         metrics.update(preds=predictions, target=targets, value=loss.detach().expand(len(targets)))
 
     def on_fit_start(self) -> None:
-        for metrics in (self.train_metrics, self.val_metrics, self.gap_metrics):
+        for metrics in (self.train_metrics, self.val_metrics, self.train_eval_metrics):
             metrics.reset()  # they may hold batches of a training that was interrupted
 
     # Metrics are updated in each step and logged once an epoch: Lightning then computes them, over all processes, and
@@ -182,13 +182,8 @@ class CourseModel(L.LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict(self.val_metrics)
-        if not self.gap_metrics["loss"].update_called:  # only validation rows were measured
-            return
-        self.log_dict(self.gap_metrics)
-        val, train = self.val_metrics.compute(), self.gap_metrics.compute()
-        names = [name.removeprefix("gap/train_") for name in train]
-        gaps = {f"gap/{name}": val[f"val/{name}"] - train[f"gap/train_{name}"] for name in names}
-        self.log_dict(gaps, sync_dist=True)  # equal in all processes already, but Lightning cannot know and would warn
+        if self.train_eval_metrics["loss"].update_called:  # training rows were measured as well
+            self.log_dict(self.train_eval_metrics)
 
     def on_test_epoch_end(self) -> None:
         self.log_dict(self.test_metrics)

@@ -51,14 +51,14 @@ def learning_curves(
 ) -> Figure:
     """A metric of training and validation rows over the epochs, raw and smoothed (dashed), with the kept epoch.
 
-    ``history`` has (epoch, value) by name. The training curve is ``gap/train_<metric>``, measured after each epoch in
+    ``history`` has (epoch, value) by name. The training curve is ``train/eval_<metric>``, measured after each epoch in
     evaluation mode like the validation curve, or ``train/<metric>`` if there is none. Epochs of overfitting are shaded.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     shown: list[float] = []
     for split in SPLITS[:2]:
-        points = history.get(f"gap/{split}_{metric}") or history.get(f"{split}/{metric}", [])
+        points = history.get(f"{split}/eval_{metric}") or history.get(f"{split}/{metric}", [])
         if not points:
             continue
         epochs, values = zip(*points, strict=True)

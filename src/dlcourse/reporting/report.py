@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from dlcourse.evaluation.assessment import Assessment
 from dlcourse.reporting.figures import learning_curves
+from dlcourse.reporting.note import MOST_PIXELS
 from dlcourse.topics import Topic
 from dlcourse.tracking.run import Run
 from dlcourse.training.fit import Fitted
@@ -31,11 +32,12 @@ def draw_figures(run: Run, topic: Topic, fitted: Fitted, assessment: Assessment 
     for name, draw in plots.items():
         with run.attempt(f"figures/{name}.png"):
             if figure := draw():
-                figure.savefig(run.path(f"figures/{name}.png"), dpi=120)
+                dpi = min(120, MOST_PIXELS / figure.get_figwidth())
+                figure.savefig(run.path(f"figures/{name}.png"), dpi=dpi)
 
 
 def answer_questions(run: Run, fitted: Fitted) -> dict[str, float]:
-    """The predictions for ``data.queries()``, by input, logged as ``answer/<input>``. Moves the model to the CPU."""
+    """The predictions for ``data.queries()``, by input. Moves the model to the CPU."""
     answers: dict[str, float] = {}
     with run.attempt("answers"):
         queries = fitted.data.queries()  # K x shape
@@ -45,6 +47,4 @@ def answer_questions(run: Run, fitted: Fitted) -> dict[str, float]:
             predictions = fitted.model.predictions(outputs).view(len(queries), -1)  # K x columns
             pairs = zip(queries, predictions, strict=True)
             answers = {f"{float(question[0]):g}": float(prediction[0]) for question, prediction in pairs}
-    # MLflow does not accept 1e+06 as a name, but 1e06.
-    run.log_metrics({f"answer/{question.replace('+', '')}": answer for question, answer in answers.items()})
     return answers

@@ -25,6 +25,7 @@ class Result:
     Attributes:
         metrics: The run's final metrics by name.
         primary_metric: The metric on the card, such as ``accuracy``.
+        baseline_runs: The ids of the baselines' runs, by the baseline's name.
         answers: Predictions for ``data.queries()``, by input.
         checkpoint: The file with the kept weights; None if the training diverged.
         model_uri: The verified model in the store, ``models:/...``; None if there is none.
@@ -43,6 +44,7 @@ class Result:
     primary_metric: str
     verdict: Verdict
     overfitting: Overfitting | None
+    baseline_runs: dict[str, str]
     answers: dict[str, float]
     checkpoint: str | None
     model_uri: str | None
@@ -62,6 +64,14 @@ class Result:
         return self.fitted.data
 
     @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95 % interval of each of the final metrics that is a mean over the rows of the verdict."""
+        if self.assessment is None:
+            return {}
+        evaluation = self.assessment.evaluation
+        return {evaluation.final_name(name): interval for name, interval in evaluation.intervals.items()}
+
+    @property
     def ok(self) -> bool:
         """Whether the training did not diverge and everything is in the store."""
         return not self.lost and self.assessment is not None
@@ -69,7 +79,7 @@ class Result:
     @property
     def card(self) -> str:
         """The verdict and the main results as text, in about a dozen lines."""
-        return card_of(self)
+        return in_columns(f"{self.topic}: {self.run_name}", card_lines(self))
 
     def __str__(self) -> str:
         return self.card
@@ -79,11 +89,16 @@ class Result:
         left_out = ("verdict", "overfitting", "history", "fitted", "assessment", "exported")
         plain = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name not in left_out}
         overfitting = dataclasses.asdict(self.overfitting) if self.overfitting else None
-        return {**plain, "verdict": dataclasses.asdict(self.verdict), "overfitting": overfitting}
+        return {
+            **plain,
+            "intervals": self.intervals,
+            "verdict": dataclasses.asdict(self.verdict),
+            "overfitting": overfitting,
+        }
 
 
-def card_of(result: Result) -> str:
-    """The card of a training."""
+def card_lines(result: Result) -> list[tuple[str, str]]:
+    """Name and text of each line of a training's card."""
     fitted, verdict, data = result.fitted, result.verdict, result.data
     lines = [("verdict", verdict.sentence)]
     if verdict.advice:
@@ -110,7 +125,7 @@ def card_of(result: Result) -> str:
     lines.append(("view", "make ui, or dlcourse ui"))
     if result.lost:
         lines.append(("not in the store", f"{', '.join(result.lost)} ({next(iter(result.lost.values()))})"))
-    return in_columns(f"{result.topic}: {result.run_name}", lines)
+    return lines
 
 
 def _metric_lines(result: Result, assessment: Assessment) -> list[tuple[str, str]]:

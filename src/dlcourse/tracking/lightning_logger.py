@@ -9,13 +9,21 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from dlcourse.tracking.run import Run
 
+FIRST = "train/loss"
+
 
 class RunLogger(Logger):
-    """Writes Lightning's metrics to a `Run`, each name after ``prefix``, with the epoch as the step."""
+    """Writes Lightning's metrics to a `Run`, each name after ``prefix``, with the epoch as the step.
+
+    ``train/loss`` is written first, alone: MLflow's pages list metrics in the order of their first writing, those of one
+    request by name, and compare runs by the first. Lightning logs the validation of an epoch before its training.
+    """
 
     def __init__(self, run: Run, prefix: str = "") -> None:
         super().__init__()
         self.run, self.prefix = run, prefix
+        self._early: list[tuple[dict[str, float], int]] | None = []
+        """What is logged before ``train/loss``; None after that."""
 
     @property
     def name(self) -> str:
@@ -28,7 +36,23 @@ class RunLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         epoch = int(metrics.pop("epoch", step or 0))
-        self.run.log_metrics({self.prefix + name: float(value) for name, value in metrics.items()}, epoch)
+        named = {self.prefix + name: float(value) for name, value in metrics.items()}
+        if self._early is None:
+            self.run.log_metrics(named, epoch)
+            return
+        self._early.append((named, epoch))
+        first = f"{self.prefix}{FIRST}"
+        if first in named:
+            self.run.log_metrics({first: named.pop(first)}, epoch)
+            self.run.write()
+        if first in self.run.history or epoch > self._early[0][1]:
+            self.finalize("")
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        for named, epoch in self._early or []:
+            self.run.log_metrics(named, epoch)
+        self._early = None
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -51,6 +75,9 @@ class Curve(Callback):
         checkpoint["dlcourse_curve"] = curve
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        for name, points in checkpoint["dlcourse_curve"].items():
-            for step, value in points:
+        curve = checkpoint["dlcourse_curve"]
+        for name in sorted(curve, key=lambda name: name != FIRST):
+            for step, value in curve[name]:
                 self.run.log_metrics({name: value}, step)
+            if name == FIRST:
+                self.run.write()

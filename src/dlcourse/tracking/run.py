@@ -1,5 +1,6 @@
 """A run and its only writer: a store that cannot be written stops no training, and a run that began ends."""
 
+import html
 import json
 import logging
 import math
@@ -11,6 +12,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -55,6 +57,34 @@ def reason(error: BaseException) -> str:
         error = cause
     text = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
     return one_line(text if isinstance(error, CourseError) else f"{type(error).__name__}: {text}")[:300]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The rows of one split. MLflow keeps what was first logged of a name and digest, so each split has its own digest.
+
+    Attributes:
+        name: The data set's name.
+        digest: A digest of the split's rows.
+        source: Where they come from.
+        num_rows: How many they are.
+    """
+
+    name: str
+    digest: str
+    source: str
+    num_rows: int
+
+    def as_input(self, context: str) -> entities.DatasetInput:
+        """As MLflow's pages show it: "diabetes (training)"."""
+        dataset = entities.Dataset(
+            f"{self.name} ({context})",
+            self.digest,
+            "local",
+            json.dumps({"uri": self.source}),
+            profile=json.dumps({"num_rows": self.num_rows}),
+        )
+        return entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", context)])
 
 
 class Run:
@@ -102,7 +132,7 @@ class Run:
             self.folder = Path(urllib.request.url2pathname(address.path))
         else:
             self.folder = Path(tempfile.mkdtemp(prefix=f"dlcourse-{self.run_id}-"))
-        self.set_tags({"dlcourse.folder": str(self.folder)})
+            self.set_tags({"dlcourse.folder": str(self.folder)})
 
     @property
     def reachable(self) -> bool:
@@ -148,23 +178,17 @@ class Run:
         *,
         params: Mapping[str, object],
         settings: str,
-        dataset: str,
-        digest: str,
-        source: str,
-        num_rows: Mapping[Split, int],
+        datasets: Mapping[Split, Dataset],
     ) -> None:
         """Write what is known before the first step; ``environment.txt`` is added from this process.
 
         Args:
             params: The run's parameters.
             settings: The content of ``settings.yaml``.
-            dataset: The data set's name.
-            digest: A digest of its rows.
-            source: Where it comes from.
-            num_rows: How many of its rows each split has.
+            datasets: The rows of each split.
         """
         self.log_params(params)
-        inputs = [_dataset_input(dataset, digest, source, CONTEXTS[split], n) for split, n in num_rows.items() if n]
+        inputs = [dataset.as_input(CONTEXTS[split]) for split, dataset in datasets.items()]
         with self.attempt("the data set's name"):
             self.store.client.log_inputs(self.run_id, inputs)
         self.log_text("settings.yaml", settings)
@@ -263,8 +287,12 @@ class Run:
         if self._watched:
             self._monitor.finish()  # type: ignore[no-untyped-call]
         if self._failure:
-            names = ["dlcourse.error"] if error is None else ["dlcourse.error", "mlflow.note.content"]
+            names = ["dlcourse.error"] if error is None else ["dlcourse.error", "verdict"]
             self.set_tags(dict.fromkeys(names, self._failure[:MAX_TAG_LENGTH]))
+        if error is not None:
+            # The page takes a note for Markdown, in which "<class 'int'>" would be a tag, and vanish.
+            note = f"{self._failure}; {self.advice}" if self.advice else self._failure
+            self.set_tags({"mlflow.note.content": html.escape(str(note), quote=False)[:MAX_TAG_LENGTH]})
         self.write()
         if not self._is_local and self.folder.exists():
             self._upload(upload)
@@ -319,18 +347,6 @@ class Run:
         if status != "FINISHED" or not self._has_ended:
             parts.append(f"when the store can be written again, {self.advice or 'start the command again'}")
         return "; ".join(parts)
-
-
-def _dataset_input(name: str, digest: str, source: str, context: str, num_rows: int) -> entities.DatasetInput:
-    """One split, as MLflow's pages show it: "diabetes (training)"."""
-    dataset = entities.Dataset(
-        f"{name} ({context})",
-        digest,
-        "local",
-        json.dumps({"uri": source}),
-        profile=json.dumps({"num_rows": num_rows}),
-    )
-    return entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", context)])
 
 
 def _traceback(error: BaseException) -> str:

@@ -86,7 +86,7 @@ class Store:
         return str(stored.experiment_id)
 
     def start_run(
-        self, topic: str, name: str, tags: Mapping[str, str], *, watched: bool = True, within: Run | None = None
+        self, topic: str, name: str, tags: Mapping[str, str], *, watched: bool = False, within: Run | None = None
     ) -> Run:
         """Start a run, to be used as a context.
 
@@ -107,9 +107,7 @@ class Store:
             "mlflow.source.type": "LOCAL",
             "mlflow.source.name": "dlcourse",
             "dlcourse.command": command_line(),
-            "dlcourse.host": socket.gethostname(),
-            "dlcourse.pid": str(os.getpid()),
-            "dlcourse.topic": topic,
+            "dlcourse.process": f"{socket.gethostname()}:{os.getpid()}",
             **git_commit(),
         }
         try:
@@ -179,7 +177,9 @@ class Store:
         candidates = []
         if self.folder and (location := relocation.here(run.info.artifact_uri, self.folder)):
             candidates.append(relocation.path_of(location))
-        if run.data.tags.get("dlcourse.host") == socket.gethostname():
+        if run.info.artifact_uri.startswith("file:"):
+            candidates.append(relocation.path_of(run.info.artifact_uri))
+        if process_of(run)[0] == socket.gethostname() and "dlcourse.folder" in run.data.tags:
             candidates.append(Path(run.data.tags["dlcourse.folder"]))
         for folder in candidates:
             if folder.is_dir():
@@ -196,6 +196,13 @@ class Store:
                 with suppress(OSError):  # a full disk; at worst something is then made twice
                     stack.enter_context(FileLock(self.folder / f"{purpose}.lock"))
             yield
+
+
+def process_of(run: StoredRun) -> tuple[str, str]:
+    """Name of the machine, and number of the process, that a run is or was of; empty where they are not known."""
+    tags = run.data.tags
+    host, _, pid = tags.get("dlcourse.process", "").rpartition(":")
+    return host or tags.get("dlcourse.host", ""), pid or tags.get("dlcourse.pid", "")  # as earlier versions had them
 
 
 def mlflow_command(*arguments: str) -> str:

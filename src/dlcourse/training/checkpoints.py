@@ -43,6 +43,11 @@ def upgrade(checkpoint: dict[str, Any]) -> dict[str, Any]:
         for old, new in names.items():
             if old in content:
                 content[new] = content.pop(old)
+    curve = checkpoint.get("dlcourse_curve", {})
+    for name in [each for each in curve if each.startswith("gap/")]:
+        points = curve.pop(name)
+        if name.startswith("gap/train_"):
+            curve[f"train/eval_{name.removeprefix('gap/train_')}"] = points
     return checkpoint
 
 

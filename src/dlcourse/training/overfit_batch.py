@@ -98,10 +98,10 @@ def overfit(
     if not datamodule.rows.targets.numel():
         raise SettingsError("there is nothing to overfit: the rows have no targets, and the loss needs none")
     run_name, tags = f"overfit: {name or request.name}", {"dlcourse.kind": "overfit"}
-    with open_store().start_run(request.topic.name, run_name, tags, watched=False) as run:
+    with open_store().start_run(request.topic.name, run_name, tags) as run:
         log_start(run, request.topic, datamodule, settings)
         result = dataclasses.replace(overfit_batch(request.topic, settings, datamodule, run), lost=run.lost)
-        run.set_tags({"dlcourse.verdict": str(result), "mlflow.note.content": str(result)})
+        run.set_tags({"verdict": str(result), "mlflow.note.content": str(result)})
     return result
 
 

@@ -31,8 +31,19 @@ class Request:
     @property
     def run_name(self) -> str:
         """The experiment's name and the settings that were changed, 120 characters at the most."""
-        changes = self.settings.changes(self.experiment).items()
-        return ", ".join([self.name, *(f"{key.removeprefix('trainer.')}={value}" for key, value in changes)])[:120]
+        return _with(self.name, self.settings.changes(self.experiment))[:120]
+
+    def experiment_name(self, name: str | None = None) -> str:
+        """What runs that differ in the seed alone have in common: the experiment and the settings that were changed.
+
+        ``name`` stands in place of the file's, as where a run is resumed.
+        """
+        changes = self.settings.changes(self.experiment)
+        return _with(name or self.name, {key: value for key, value in changes.items() if key != "seed"})[:500]
+
+
+def _with(name: str, changes: Mapping[str, Any]) -> str:
+    return ", ".join([name, *(f"{key.removeprefix('trainer.')}={value}" for key, value in changes.items())])
 
 
 def resolve(

@@ -2,17 +2,20 @@
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from dlcourse import topics
 from dlcourse.data.datamodule import CourseData
-from dlcourse.data.rows import SPLIT_NAMES, SPLITS
+from dlcourse.data.rows import SPLIT_NAMES, SPLITS, Split
 from dlcourse.errors import CourseError
 from dlcourse.models.base import CourseModel
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
-from dlcourse.tracking.run import Run
+from dlcourse.tracking.run import Dataset, Run
 from dlcourse.tracking.store import Store
 from dlcourse.training.initial_weights import check_unseen, start_from
 from dlcourse.training.request import Request
@@ -36,15 +39,22 @@ def rows_text(data: CourseData) -> str:
     return f"{sizes} rows of {data.rows.source}"
 
 
-def log_start(run: Run, topic: Topic, data: CourseData, settings: Settings) -> None:
-    """Log settings, data set and packages to the run before the first step."""
+def log_start(
+    run: Run, topic: Topic, data: CourseData, settings: Settings, splits: Mapping[Split, Tensor] | None = None
+) -> None:
+    """Log settings, data sets and packages to the run before the first step.
+
+    ``splits`` are the row numbers of each data set, by default those of the data's splits.
+    """
+    splits = data.splits if splits is None else splits
     run.log_start(
         params=settings.flat(),
         settings=settings.as_yaml(),
-        dataset=topic.name,
-        digest=data.rows.digest,
-        source=data.rows.source,
-        num_rows={split: len(rows) for split, rows in data.splits.items()},
+        datasets={
+            split: Dataset(topic.name, data.digest(rows), data.rows.source, len(rows))
+            for split, rows in splits.items()
+            if len(rows)
+        },
     )
     log.info("%s: %s; run %s", topic.name, rows_text(data), run.run_id)
 
@@ -75,6 +85,7 @@ def resume_run(
         )
     inherited = ("dlcourse.init_from", "dlcourse.refit")
     tags = {tag: old.data.tags[tag] for tag in inherited if tag in old.data.tags}
+    tags["experiment"] = request.experiment_name(old.data.tags.get("experiment", name))
     files = store.files_of(old)
     point = find_resume_point(old, files, model, request.settings, request.experiment, processes)
     return point, {**tags, "dlcourse.resumed_from": old.info.run_id}, name

@@ -14,7 +14,7 @@ from dlcourse.evaluation.overfitting import Overfitting, _Epoch, compare_epochs
 class OverfittingMonitor(Callback):
     """Keep the validation losses, row by row, of the best epoch and of the last, to compare them.
 
-    Needs a model whose ``validation_step`` returns the N losses of its batch and that logs ``gap/train_loss``, and two
+    Needs a model whose ``validation_step`` returns the N losses of its batch and that logs ``train/eval_loss``, and two
     validation dataloaders, validation rows and training rows, as `CourseModel` and `CourseData` have them.
     """
 
@@ -48,7 +48,7 @@ class OverfittingMonitor(Callback):
             losses = interleave(gather_all_tensors(losses))
         losses = losses.double().cpu()
         self._rows.clear()
-        train_loss = float(trainer.callback_metrics["gap/train_loss"])
+        train_loss = float(trainer.callback_metrics["train/eval_loss"])
         self.last = _Epoch(trainer.current_epoch, losses, train_loss)
         if self.lowest is None or self.last.loss < self.lowest.loss:
             self.lowest = self.last
