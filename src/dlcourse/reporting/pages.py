@@ -87,7 +87,7 @@ def settings_by_experiment(topic: Topic) -> dict[str, dict[str, str]]:
 
 
 def most_changed(experiments: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
-    """The settings that experiments differ in, those with the most values first; the usual ones where there are none."""
+    """The settings that experiments differ in, those with the most values first; where there are none, `USUAL`."""
     values: dict[str, set[str]] = {name: set() for name in USUAL}
     for settings in experiments.values():
         for name, value in sorted(settings.items()):
