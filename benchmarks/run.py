@@ -189,6 +189,36 @@ def store(repeats: int) -> list[Figure]:
     ]
 
 
+def views(repeats: int) -> list[Figure]:
+    """What a topic's saved views add to its first training, and to each later one."""
+    from dlcourse import topics
+    from dlcourse.reporting.pages import prepare_pages
+    from dlcourse.tracking.opening import open_store
+
+    made, topic = make_store(), topics.find("diabetes")
+
+    def seconds(is_new: bool, with_views: bool) -> float:
+        project = Path(tempfile.mkdtemp(dir=Path.cwd()))
+        (project / "mlruns").mkdir()
+        shutil.copy(made, project / "mlruns" / "mlflow.db")
+        kept = open_store(project)
+        kept.client.search_experiments()  # opens the database
+        if not is_new:
+            prepare_pages(kept, topic)
+        started = time.perf_counter()
+        if with_views:
+            prepare_pages(kept, topic)
+        kept.experiment(topic.name)
+        return time.perf_counter() - started
+
+    kinds = [(True, True), (True, False), (False, True), (False, False)]
+    new, new_without, known, known_without = paired(repeats, *[lambda each=each: seconds(*each) for each in kinds])
+    return [
+        Figure("saved views of a new experiment", "s", differences(new, new_without), bound=0.1),
+        Figure("saved views of an experiment that has them", "s", differences(known, known_without), bound=0.1),
+    ]
+
+
 def fashion_mnist(repeats: int) -> list[Figure]:
     """The notes' network on all of FashionMNIST, beside the notes' own loop."""
     prepare("fashion-mnist")
@@ -242,6 +272,7 @@ PARTS: dict[str, Callable[[int], list[Figure]]] = {
     "tracking": tracking,
     "command": command,
     "store": store,
+    "views": views,
     "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,
 }

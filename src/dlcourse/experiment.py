@@ -14,6 +14,7 @@ from dlcourse.evaluation.verdict import diverged
 from dlcourse.export.model import ModelPage, export_model
 from dlcourse.models.base import CourseModel
 from dlcourse.reporting.note import MOST_PIXELS, headline, note_of, run_page
+from dlcourse.reporting.pages import prepare_pages
 from dlcourse.reporting.report import answer_questions, draw_figures
 from dlcourse.reporting.result import Result
 from dlcourse.settings import PositiveInt, Seed
@@ -95,6 +96,7 @@ def train(
         raise SettingsError(f"--refit needs validation rows to choose the epoch: set --data.{flag} above 0")
 
     store = open_store()
+    prepare_pages(store, topic)
     tags = {"dlcourse.kind": "training", "dlcourse.split": datamodule.fingerprint}
     run_name, resumed = request.run_name, None
     if resume:

@@ -14,6 +14,7 @@ from dlcourse.cli import main
 from dlcourse.errors import CourseError
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.store import Store, StoredRun
+from dlcourse.tracking.views import runs_address
 from tests.finished import Finished
 from tests.servers import Server
 
@@ -145,5 +146,5 @@ class TestTrackingServer:
         assert unkept.info.status == "FAILED"
 
         assert main(["ui"]) == 0
-        pages = f"{address}/#/experiments/{run.info.experiment_id}/runs?workflowType=machine_learning"
+        pages = runs_address(open_store(), run.info.experiment_id)
         assert f"  height-weight  {pages}\n" in capsys.readouterr().out

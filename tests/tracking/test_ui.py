@@ -1,12 +1,9 @@
 """MLflow's pages as a browser shows them."""
 
-import html
 import os
-import re
 import shutil
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
@@ -14,38 +11,29 @@ from pathlib import Path
 
 import psutil
 import pytest
+from playwright.sync_api import Page, expect
 
 import dlcourse
 from dlcourse.cli import main
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.ui import links
+from tests.browser import browser, needs_chromium, page
 from tests.processes import free_port, start_command, wait_for_line
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ONLY_FOR_LANGUAGE_MODELS = {"Judges", "Sessions", "Playground", "Prompts", "Observability"}
+__all__ = ["browser", "page"]  # fixtures
+ONLY_FOR_LANGUAGE_MODELS = ("Judges", "Sessions", "Playground", "Prompts", "Observability")
 
 pytestmark = pytest.mark.slow
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed to look at the pages with")
 
 
 @dataclass
 class Pages:
-    """`dlcourse ui`, serving one training, and a browser that has just been installed."""
+    """`dlcourse ui`, serving one training."""
 
     process: ForkServerProcess
     output: Path
     run: dlcourse.Result
     link: str
-    browser: Path
-
-    def words(self, address: str, *flags: str) -> list[str]:
-        """The texts of a page, once its scripts have run."""
-        command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-        command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-        command += [f"--user-data-dir={self.browser}", "--virtual-time-budget=15000", "--window-size=1600,1000"]
-        page = subprocess.run([*command, *flags, address], capture_output=True, text=True, timeout=120, check=True)
-        shown = re.sub(r"<(script|style).*?</\1>", "", page.stdout, flags=re.DOTALL)
-        return [html.unescape(word).strip() for word in re.split(r"<[^>]*>", shown) if word.strip()]
 
 
 @pytest.fixture(scope="module")
@@ -61,34 +49,40 @@ def pages(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Iterato
     try:
         wait_for_line("  height-weight  ", output, process)
         link = output.read_text().split()[-1]
-        yield Pages(process, output, run, link, tmp_path_factory.mktemp("browser"))
+        yield Pages(process, output, run, link)
     finally:
         process.terminate()
 
 
-@needs_chromium
-def test_the_link_opens_the_runs_as_trainings(pages: Pages) -> None:
-    words = pages.words(pages.link, "--dump-dom")
-    assert {"my first training", "baseline: mean", "baseline: least-squares", "baseline: ridge"} <= set(words)
-    assert {"Model training", "Runs", "Models", "Model registry"} <= set(words)
-    assert not ONLY_FOR_LANGUAGE_MODELS & set(words)
-    assert not any(word.startswith("Ask questions about your experiments") for word in words)
+def opened(page: Page, address: str, text: str) -> str:
+    """All that a page shows, once a text is there."""
+    page.goto(address)
+    expect(page.get_by_text(text, exact=True).first).to_be_visible()
+    return " ".join(page.locator("body").inner_text().split())
+
+
+def check_it_is_for_trainings(shown: str) -> None:
+    for word in ("Model training", "Runs", "Models", "Model registry"):
+        assert word in shown
+    for word in (*ONLY_FOR_LANGUAGE_MODELS, "Ask questions about your experiments"):
+        assert word not in shown
 
 
 @needs_chromium
-def test_pages_opened_from_there_stay_with_trainings(pages: Pages) -> None:
-    pages.words(pages.link, "--dump-dom")
-    address = pages.link.partition("/start")[0]
-    words = pages.words(f"{address}/#/experiments/1/runs/{pages.run.run_id}", "--dump-dom")
-    assert {"my first training", "test/mse", "model.lr", "verdict"} <= {word.rstrip(":") for word in words}
-    assert "Models" in words
-    assert not ONLY_FOR_LANGUAGE_MODELS & set(words)
+def test_the_link_opens_the_runs_as_trainings(page: Page, pages: Pages) -> None:
+    shown = opened(page, pages.link, "my first training")
+    assert "baseline: mean" not in shown
+    check_it_is_for_trainings(shown)
 
 
 @needs_chromium
-def test_a_picture_of_the_runs(pages: Pages, tmp_path: Path) -> None:
-    pages.words(pages.link, f"--screenshot={tmp_path / 'runs.png'}")
-    assert (tmp_path / "runs.png").read_bytes().startswith(b"\x89PNG")
+def test_pages_opened_from_there_stay_with_trainings(page: Page, pages: Pages) -> None:
+    opened(page, pages.link, "my first training")
+    address = pages.link.replace("/start", "/").partition("#")[0]
+    shown = opened(page, f"{address}#/experiments/1/runs/{pages.run.run_id}", "test/mse")
+    for word in ("my first training", "model.lr", "verdict"):
+        assert word in shown
+    check_it_is_for_trainings(shown)
 
 
 def test_ctrl_c_ends_the_server_and_all_that_it_started(pages: Pages) -> None:

@@ -4,9 +4,11 @@ import json
 import re
 import shutil
 import tarfile
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zlib import compress
 
 import pytest
 from mlflow import MlflowClient
@@ -34,15 +36,23 @@ ACCURACY = "metrics.`test/accuracy`"
 
 
 @pytest.fixture(scope="module")
-def link(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Iterator[str]:
-    """The link that `dlcourse ui` prints for trainings of diabetes."""
+def served(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Store:
+    """A store with trainings of diabetes, in an experiment that has no views: `dlcourse ui` writes them."""
     project = tmp_path_factory.mktemp("project")
     (project / "mlruns").mkdir()
     shutil.copy(made_store, project / "mlruns" / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(project)
-        make_runs(open_store())  # into an experiment that has no views: `dlcourse ui` writes them
+        store = open_store(project)
+    make_runs(store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def link(served: Store) -> Iterator[str]:
+    """The link that `dlcourse ui` prints."""
+    assert served.folder
+    project = served.folder.parent
     process, output = start_command(project, "ui", "--port", free_port(), "--topic", "diabetes")
     try:
         wait_for_line("  diabetes  ", output, process)
@@ -100,14 +110,31 @@ def test_the_first_charts_are_the_test_metric_and_the_validation_loss(page: Page
 
 
 @needs_chromium
-def test_charts_show_what_chosen_runs_differ_in(page: Page, link: str) -> None:
+def test_charts_show_what_the_chosen_runs_differ_in(page: Page, link: str) -> None:
     look(page, f"{link}?compareRunsMode=CHART")
-    expect(page.get_by_text("What the runs differ in")).to_be_visible()
-    for name in ("model.activation", "model.lr", "trainer.max_epochs"):
-        expect(page.get_by_text(name, exact=True).first).to_be_in_viewport()
-    expect(page.get_by_text("data.standardize", exact=True)).to_have_count(0)
-    for verdict in VERDICTS.values():
-        expect(page.get_by_text(verdict, exact=True).first).to_be_visible()
+    hidden, *chosen = NEWEST_FIRST
+    page.locator(".ag-row:has-text('relu') label:has(.is-visibility-toggle-checkbox)").click()
+    for _ in ("chosen", "loaded again"):
+        expect(page.get_by_text("What the runs differ in")).to_be_in_viewport()
+        expect(page.get_by_text("model.lr", exact=True)).to_be_in_viewport()
+        expect(page.get_by_text("data.standardize", exact=True)).to_have_count(0)
+        for name in chosen:
+            expect(page.get_by_text(VERDICTS[name], exact=True)).to_be_visible()
+        expect(page.get_by_text(VERDICTS[hidden], exact=True)).to_have_count(0)
+        page.reload()
+
+
+@needs_chromium
+def test_a_view_that_the_pages_have_saved_is_opened_too(page: Page, link: str, served: Store) -> None:
+    view = json.loads(tags_of(served)[f"{STATE}{RESULTS}"])
+    state = json.loads(view["state"]) | {"searchFilter": "tags.experiment = 'default'"}
+    view["state"] = "deflate;" + b64encode(compress(json.dumps(state).encode())).decode()
+    served.client.set_experiment_tag("1", f"{STATE}{RESULTS}", json.dumps(view))
+    try:
+        page.goto(link)
+        expect(page.locator(f'.ag-cell[col-id="{VERDICT}"]')).to_have_text([VERDICTS["default"]])
+    finally:
+        prepare_pages(served, topics.find("diabetes"), again=True)
 
 
 @needs_chromium

@@ -1,6 +1,5 @@
 """MLflow's pages of the topics: what they show of each, and the verb that opens them."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -14,7 +13,7 @@ from dlcourse.tracking.ui import serve
 from dlcourse.tracking.views import MARKER, Page, prepare_views
 from dlcourse.training.request import experiments_of
 
-MOST_CHANGED = ("model.lr", "data.batch_size", "trainer.max_epochs")
+USUAL = ("model.lr", "data.batch_size", "trainer.max_epochs")
 """Settings that people change first, whatever the topic."""
 NUM_SETTINGS = 4
 
@@ -63,25 +62,35 @@ def prepare_pages(store: Store, topic: Topic, *, again: bool = False) -> None:
 
 def page_of(topic: Topic) -> Page:
     """What MLflow's pages show of a topic."""
-    metric = getattr(topic.model, "primary_metric", "loss")  # each model has one, but not every class
-    return Page(topic.title, topic.lesson, metric, topic.monitor, changed_settings(topic))
+    experiments = settings_by_experiment(topic)
+    return Page(
+        title=topic.title,
+        lesson=topic.lesson,
+        metric=getattr(topic.model, "primary_metric", "loss"),  # each model has one, but not every class
+        monitor=topic.monitor,
+        settings=most_changed(experiments),
+        is_validated=experiments.get("default", {}).get("data.val_fraction") != "0.0",
+    )
 
 
-def changed_settings(topic: Topic) -> tuple[str, ...]:
-    """The settings that a topic's experiments change, those with the most values first; a few for a topic without."""
-    values: dict[str, set[str]] = defaultdict(set)
-    experiments = {name: dict[str, str]() for name in experiments_of(topic)}
+def settings_by_experiment(topic: Topic) -> dict[str, dict[str, str]]:
+    """The settings of each of the topic's YAML files over those of its default, by dotted names."""
+    experiments = {}
     for name, file in experiments_of(topic).items():
         with suppress(SettingsError):  # a file that somebody is writing
+            groups = {group: each for group, each in read_yaml(file).items() if isinstance(each, Mapping)}
             experiments[name] = {
-                f"{group}.{key}": str(value)
-                for group, settings in read_yaml(file).items()
-                if isinstance(settings, Mapping)
-                for key, value in settings.items()
+                f"{group}.{key}": str(value) for group in groups for key, value in groups[group].items()
             }
+    default = experiments.get("default", {})
+    return {name: default | settings for name, settings in experiments.items()}
+
+
+def most_changed(experiments: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    """The settings that experiments differ in, those with the most values first; where there are none, `USUAL`."""
+    values: dict[str, set[str]] = {name: set() for name in USUAL}
     for settings in experiments.values():
-        for name, value in (experiments.get("default", {}) | settings).items():
-            values[name].add(value)
-    changed = [name for name in [*MOST_CHANGED, *sorted(values)] if len(values[name]) > 1]
-    ranked = sorted(dict.fromkeys(changed), key=lambda name: -len(values[name]))
-    return tuple(ranked[:NUM_SETTINGS]) or MOST_CHANGED
+        for name, value in sorted(settings.items()):
+            values.setdefault(name, set()).add(value)
+    changed = [name for name in values if len(values[name]) > 1]
+    return tuple(sorted(changed, key=lambda name: -len(values[name]))[:NUM_SETTINGS]) or USUAL

@@ -29,11 +29,11 @@ STATE = "mlflow.sharedViewState."
 FIRST = ("attributes.`Run Name`", "runDateAndNestInfo")
 """A run's name, and when it was created."""
 
-# In pixels, of the 1190 that a window of 1440 has, 85 of them for check boxes. Figures are cut after some five digits.
+# In pixels, of the 1190 that a window of 1440 has, 85 of them for check boxes. Figures are cut after four digits.
 WIDTHS = {
     "attributes.`Run Name`": 165,
     "runDateAndNestInfo": 125,
-    "tags.`verdict`": 215,
+    "tags.`verdict`": 200,
     "tags.`overfitting`": 80,
     "params.`seed`": 45,
     "duration": 68,
@@ -55,6 +55,7 @@ class Page:
         metric: The primary metric, such as ``accuracy``.
         monitor: The metric by which the epoch is chosen, such as ``val/loss``.
         settings: Names of the parameters that are columns, such as ``model.lr``.
+        is_validated: Whether its runs have validation and test rows, unless somebody sets them to none.
     """
 
     title: str
@@ -62,6 +63,7 @@ class Page:
     metric: str
     monitor: str
     settings: tuple[str, ...]
+    is_validated: bool
 
 
 def prepare_views(store: Store, experiment: str, describe: Callable[[], Page], *, again: bool = False) -> None:
@@ -121,17 +123,19 @@ def runs_address(store: Store, experiment_id: str) -> str:
 
 def results(page: Page) -> State:
     """Newest first, without baselines: the verdict, the figures it rests on, and the settings that people change."""
-    metrics = [f"metrics.`{name}_{page.metric}`" for name in ("val/final", "train/final")]
-    metrics.insert(0, f"metrics.`test/{page.metric}`")
+    on_test = [f"metrics.`test/{page.metric}`", f"metrics.`val/final_{page.metric}`"]
+    on_train = [f"metrics.`train/final_{page.metric}`"]
     settings = [f"params.`{name}`" for name in (*page.settings, "seed")]
-    columns = ["tags.`verdict`", *metrics, "tags.`overfitting`", *settings]
+    # Columns that no run has are not shown.
+    first, last = (on_test, on_train) if page.is_validated else (on_train, on_test)
+    columns = ["tags.`verdict`", *first, "tags.`overfitting`", *settings, *last]
     return {
         "searchFilter": "tags.`dlcourse.kind` != 'baseline'",
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "selectedColumns": columns,
         "columnOrder": [*FIRST, *columns, "duration"],
-        "columnWidths": dict.fromkeys(metrics, METRIC_WIDTH) | dict.fromkeys(settings, SETTING_WIDTH) | WIDTHS,
+        "columnWidths": dict.fromkeys([*first, *last], METRIC_WIDTH) | dict.fromkeys(settings, SETTING_WIDTH) | WIDTHS,
         "runsHiddenMode": "FIRST_20_RUNS",
         "compareRunCharts": charts(page),
         "compareRunSections": sections(),
@@ -143,8 +147,7 @@ def results(page: Page) -> State:
 def means_over_seeds(page: Page) -> State:
     """The same, with the runs of one experiment together: their means in the table and in the charts."""
     state = results(page)
-    columns = state["selectedColumns"]
-    verdict, *others = columns
+    verdict, *others = state["selectedColumns"]
     return state | {
         "columnOrder": [*FIRST, *others, "duration", verdict],
         "columnWidths": state["columnWidths"] | {"attributes.`Run Name`": 260},
@@ -153,20 +156,22 @@ def means_over_seeds(page: Page) -> State:
 
 
 def charts(page: Page) -> list[State]:
-    """What was reached beside the best baseline, and how; what the runs differ in; and what belongs to the losses."""
+    """What was reached, beside the best baseline, and how; what the runs differ in; and further curves."""
+    on_test = [("BAR", f"test/{page.metric}", f"test/baseline_{page.metric}"), ("LINE", "val/loss")]
+    on_train = [("LINE", "train/loss"), ("BAR", f"train/final_{page.metric}", f"train/baseline_{page.metric}")]
+    # Charts that no run has figures for are not shown.
+    first, last = (on_test, on_train) if page.is_validated else (on_train, on_test)
+    others = dict.fromkeys([("LINE", "val/loss", "train/loss"), ("LINE", page.monitor), *last])
+    differences = {
+        "chartName": "What the runs differ in",
+        "compareGroups": ["Parameters", "Tags", "Model metrics"],
+        "showDifferencesOnly": True,
+        "showChangeFromBaseline": False,
+    }
     return [
-        chart("Results", "BAR", f"test/{page.metric}", f"test/baseline_{page.metric}"),
-        chart("Results", "LINE", page.monitor),
-        chart("Differences", "DIFFERENCE")
-        | {
-            "chartName": "What the runs differ in",
-            "compareGroups": ["Parameters", "Tags", "Model metrics"],
-            "showDifferencesOnly": True,
-            "showChangeFromBaseline": False,
-        },
-        chart("Losses", "LINE", "train/loss"),
-        chart("Losses", "LINE", "val/loss", "train/loss"),
-        chart("Losses", "BAR", f"train/final_{page.metric}", f"train/baseline_{page.metric}"),
+        *(chart("Results", *each) for each in first),
+        chart("Differences", "DIFFERENCE") | differences,
+        *(chart("Curves", *each) for each in others if each not in first),
     ]
 
 
@@ -193,7 +198,7 @@ def chart(place: str, kind: str, *metrics: str) -> State:
 def sections() -> list[State]:
     """Those of `charts`, open, and closed those that the pages fill themselves, with a chart for each metric."""
     common = {"isReordered": True, "deleted": False, "isGenerated": False}
-    opened = {"Results": (2, 260), "Differences": (1, 420), "Losses": (2, 330)}
+    opened = {"Results": (2, 260), "Differences": (1, 420), "Curves": (2, 330)}
     closed = dict.fromkeys(("test", "val", "train", "Model metrics", "System metrics"), (3, 300))
     return [
         {"uuid": name, "name": name, "display": name in opened, "columns": columns, "cardHeight": height, **common}
