@@ -1,10 +1,11 @@
 """MLflow's pages of the topics: what they show of each, and the verb that opens them."""
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 
 from dlcourse import topics
-from dlcourse.errors import SettingsError, suggestion
+from dlcourse.errors import CourseError, SettingsError, suggestion
 from dlcourse.settings import PositiveInt, read_yaml
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
@@ -12,6 +13,8 @@ from dlcourse.tracking.store import Store
 from dlcourse.tracking.ui import serve
 from dlcourse.tracking.views import MARKER, Page, prepare_views
 from dlcourse.training.request import experiments_of
+
+log = logging.getLogger(__name__)
 
 USUAL = ("model.lr", "data.batch_size", "trainer.max_epochs")
 """Settings that people change first, whatever the topic."""
@@ -49,9 +52,12 @@ def ui(
     if topic and topic not in {**known, **tags}:
         near = suggestion(topic, known) or f"; the topics are {', '.join(known)}"
         raise SettingsError(f"--topic: no topic is called {topic!r}{near}")
-    for name in known.keys() & tags.keys():
-        if reset_views or MARKER not in tags[name]:
-            prepare_pages(store, topics.find(name), again=reset_views)
+    for name in known:
+        if name in tags and (reset_views or MARKER not in tags[name]):
+            try:
+                prepare_pages(store, topics.find(name), again=reset_views)
+            except CourseError as error:  # a topic that cannot be loaded; its runs can be looked at all the same
+                log.warning("%s", error)
     return serve(store, topic, host, port)
 
 

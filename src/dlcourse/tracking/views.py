@@ -84,12 +84,15 @@ def prepare_views(store: Store, experiment: str, describe: Callable[[], Page], *
         stored = store.client.get_experiment_by_name(experiment)
         if stored and MARKER in stored.tags and not again:
             return
-        tags = views(describe())
-        identifier = store.experiment(experiment, tags)
-        for name, value in tags.items() if stored else []:
+        page = describe()
+        tags = views(page)
+        identifier = store.experiment(experiment, tags)  # a new one has them from the start, which is a single write
+        if stored is None:
+            tags = {}
+        if stored is None or NOTE not in stored.tags:
+            tags[NOTE] = note(identifier, page)
+        for name, value in tags.items():
             store.client.set_experiment_tag(identifier, name, value)
-        if not stored or NOTE not in stored.tags:
-            store.client.set_experiment_tag(identifier, NOTE, note(identifier, describe()))
     except CourseError:
         raise
     except Exception as error:  # an older server, one that lets nobody write here, or a view that is too long
@@ -111,8 +114,8 @@ def envelope(name: str, state: State) -> str:
 def note(experiment_id: str, page: Page) -> str:
     """The experiment's line above its runs, in Markdown."""
     runs = f"#/experiments/{experiment_id}/runs?viewStateShareKey="
-    parts = [f"{page.title}.", f"[Results]({runs}{RESULTS}),", f"[means over seeds]({runs}{SEEDS})"]
-    return " ".join([*parts, f"; lesson: `{page.lesson}`" if page.lesson else ""])
+    text = f"{page.title}. [Results]({runs}{RESULTS}), [means over seeds]({runs}{SEEDS})"
+    return f"{text}; lesson: `{page.lesson}`" if page.lesson else text
 
 
 def runs_address(store: Store, experiment_id: str) -> str:
