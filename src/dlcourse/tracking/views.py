@@ -31,8 +31,8 @@ FIRST = ("attributes.`Run Name`", "runDateAndNestInfo")
 
 # In pixels, of the 1190 that a window of 1440 has, 85 of them for check boxes. Figures are cut after four digits.
 WIDTHS = {
-    "attributes.`Run Name`": 165,
-    "runDateAndNestInfo": 125,
+    "attributes.`Run Name`": 158,
+    "runDateAndNestInfo": 132,
     "tags.`verdict`": 200,
     "tags.`overfitting`": 80,
     "params.`seed`": 45,
