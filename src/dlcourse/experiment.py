@@ -135,7 +135,7 @@ def train(
 
         metrics |= {"best_epoch": float(fitted.epoch), "fit_seconds": fitted.seconds}
         overfitting = fitted.overfitting if assessment else None
-        run.set_tags({"verdict": verdict.sentence, "overfitting": str(overfitting or "not measured")})
+        run.set_tags({"verdict": verdict.text, "overfitting": str(overfitting or "not measured")})
         run.log_metrics(metrics)
         answers = answer_questions(run, fitted) if assessment else {}
         draw_figures(run, topic, fitted, assessment)
