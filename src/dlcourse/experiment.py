@@ -21,6 +21,7 @@ from dlcourse.settings import PositiveInt, Seed
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.run import CONTEXTS
+from dlcourse.tracking.views import runs_address
 from dlcourse.training.fit import Plan, new_model, run_fit
 from dlcourse.training.hardware import choose_accelerator
 from dlcourse.training.processes import check_shares, count_processes, workers
@@ -157,6 +158,7 @@ def train(
             run_id=run.run_id,
             run_name=run.name,
             store=run.store.shown,
+            view=runs_address(store, run.experiment_id) if store.uri.startswith("http") else "",
             metrics=metrics,
             verdict=verdict,
             primary_metric=module.primary_metric,
