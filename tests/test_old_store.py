@@ -16,9 +16,13 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.store import db_migrations
 
+import dlcourse.reporting.pages
+from dlcourse import topics
 from dlcourse.cli import main
+from dlcourse.tracking.views import MARKER, NOTE, RESULTS, SEEDS, STATE
 from tests.image_sets import write_cifar10, write_fashion_mnist, write_image_folder
 
 Capture = pytest.CaptureFixture[str]
@@ -135,3 +139,17 @@ def test_the_store_is_looked_at_and_mended(old: Path, capsys: Capture) -> None:
     assert "mended" in found["moved"]
     assert main(["test", "height-weight", "--run", "table"]) == 0
     assert "doctor --fix" not in capsys.readouterr().err
+
+
+def test_the_experiments_get_their_views(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = MlflowClient(f"sqlite:///{old / 'mlruns' / 'mlflow.db'}")
+    before = {each.info.run_id: each.info.run_name for each in runs_of(client)}
+    monkeypatch.setattr(dlcourse.reporting.pages, "serve", lambda *_: 0)
+    assert main(["ui"]) == 0
+    views = {MARKER, f"{STATE}{RESULTS}", f"{STATE}{SEEDS}", NOTE}
+    assert {each.name for each in client.search_experiments() if views <= each.tags.keys()} == {*topics.titles()}
+    assert {each.info.run_id: each.info.run_name for each in runs_of(client)} == before
+
+
+def runs_of(client: MlflowClient) -> list[Run]:
+    return list(client.search_runs([each.experiment_id for each in client.search_experiments()]))

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import tarfile
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 from zlib import compress
 
 import pytest
-from mlflow import MlflowClient
 from playwright.sync_api import Page, expect
 
 import dlcourse.reporting.pages
@@ -190,17 +188,6 @@ def test_a_view_that_is_refused_is_one_warning(
     assert record.levelname == "WARNING"
     assert "diabetes" in record.message
     assert MARKER not in store.client.get_experiment(store.experiment("diabetes")).tags
-
-
-def test_an_older_store_gets_the_views(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with tarfile.open(Path(__file__).parent.parent / "old_store.tar.xz") as archive:
-        archive.extractall(project, filter="data")
-    monkeypatch.setattr(dlcourse.reporting.pages, "serve", lambda *_: 0)
-    assert main(["ui"]) == 0
-    experiments = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}").search_experiments()
-    assert {each.name for each in experiments if {MARKER, f"{STATE}{RESULTS}", NOTE} <= each.tags.keys()} == {
-        *topics.titles()
-    }
 
 
 def test_views_are_written_again_where_it_is_asked_for(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
