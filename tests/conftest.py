@@ -73,6 +73,18 @@ def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return database
 
 
+@contextmanager
+def shared_project(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Iterator[Path]:
+    """A project with a store for the tests of a module; within it is the current folder."""
+    project = tmp_path_factory.mktemp("project")
+    (project / "mlruns").mkdir()
+    shutil.copy(made_store, project / "mlruns" / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(project)
+        yield project
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package as a wheel, built without a network."""
@@ -120,10 +132,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> "Fin
     """A training of three epochs, for tests that only look at it."""
     from tests.finished import train_once
 
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "mlruns").mkdir()
-    shutil.copy(made_store, folder / "mlruns" / "mlflow.db")
-    return train_once(folder)
+    with shared_project(tmp_path_factory, made_store) as folder:
+        return train_once(folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The pages of docs/mlflow.md: eight trainings of diabetes and three of FashionMNIST, seen by a browser that is new."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from dlcourse import topics
 from dlcourse.reporting.pages import page_of
 from dlcourse.tracking.opening import open_store
 from tests.browser import browser, charts, column, headers, needs_chromium, page
-from tests.conftest import ROOT
+from tests.conftest import ROOT, shared_project
 from tests.processes import free_port, start_command, wait_for_line
 
 __all__ = ["browser", "page"]  # fixtures
@@ -35,12 +34,7 @@ class Pages:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Iterator[Pages]:
-    project = tmp_path_factory.mktemp("project")
-    (project / "mlruns").mkdir()
-    shutil.copy(made_store, project / "mlruns" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(project)
+    with shared_project(tmp_path_factory, made_store) as project:
         runs = train_examples(epochs=2)
     process, output = start_command(project, "ui", "--port", free_port())
     try:

@@ -1,6 +1,5 @@
 """What MLflow's pages of a run and of models show at first, in a window of 1440 by 900."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from playwright.sync_api import Page, expect
 
 import dlcourse
 from tests.browser import browser, needs_chromium, page
+from tests.conftest import shared_project
 from tests.processes import free_port, start_command, wait_for_line
 
 __all__ = ["browser", "page"]  # fixtures
@@ -27,12 +27,7 @@ class Pages:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Iterator[Pages]:
-    project = tmp_path_factory.mktemp("project")
-    (project / "mlruns").mkdir()
-    shutil.copy(made_store, project / "mlruns" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(project)
+    with shared_project(tmp_path_factory, made_store) as project:
         result = dlcourse.train("height-weight", trainer={"max_epochs": 3})
         diverged = dlcourse.train("height-weight", model={"lr": 50.0}, trainer={"max_epochs": 3}, name="too fast")
     port = free_port()

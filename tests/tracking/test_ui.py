@@ -1,7 +1,6 @@
 """MLflow's pages as a browser shows them."""
 
 import os
-import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from dlcourse.cli import main
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.ui import links
 from tests.browser import browser, needs_chromium, page
+from tests.conftest import shared_project
 from tests.processes import free_port, start_command, wait_for_line
 
 __all__ = ["browser", "page"]  # fixtures
@@ -38,12 +38,7 @@ class Pages:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Iterator[Pages]:
-    project = tmp_path_factory.mktemp("project")
-    (project / "mlruns").mkdir()
-    shutil.copy(made_store, project / "mlruns" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(project)
+    with shared_project(tmp_path_factory, made_store) as project:
         run = dlcourse.train("height-weight", trainer={"max_epochs": 3}, name="my first training")
     process, output = start_command(project, "ui", "--port", free_port())
     try:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.store import Store
 from dlcourse.tracking.views import MARKER, NOTE, RESULTS, SEEDS, STATE, runs_address
 from tests.browser import browser, column, needs_chromium, page
+from tests.conftest import shared_project
 from tests.made_runs import BASELINES, TRAININGS, VERDICTS, make_runs
 from tests.processes import free_port, start_command, wait_for_line
 from tests.servers import Server
@@ -28,19 +28,13 @@ from tests.servers import Server
 __all__ = ["browser", "page"]  # fixtures
 pytestmark = pytest.mark.slow
 NEWEST_FIRST = [*reversed(TRAININGS)]
-COLUMNS = ["verdict", "test/accuracy", "val/final_accuracy", "overfitting", *page_of(topics.find("diabetes")).settings]
 VERDICT = "tags.`verdict`"
-ACCURACY = "metrics.`test/accuracy`"
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Store:
     """A store with trainings of diabetes, in an experiment that has no views: `dlcourse ui` writes them."""
-    project = tmp_path_factory.mktemp("project")
-    (project / "mlruns").mkdir()
-    shutil.copy(made_store, project / "mlruns" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with shared_project(tmp_path_factory, made_store) as project:
         store = open_store(project)
     make_runs(store)
     return store

@@ -75,7 +75,7 @@ def page_of(topic: Topic) -> Page:
         metric=getattr(topic.model, "primary_metric", "loss"),  # each model has one, but not every class
         monitor=topic.monitor,
         settings=most_changed(experiments),
-        is_validated=experiments.get("default", {}).get("data.val_fraction") != "0.0",
+        is_validated=float(experiments.get("default", {}).get("data.val_fraction", 1)) > 0,
     )
 
 
