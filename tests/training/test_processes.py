@@ -263,7 +263,20 @@ def test_processes_with_other_settings_begin_no_run(program: Path) -> None:
     assert not store.client.search_runs([store.experiment("telling")])
 
 
-# --- two hosts ---
+# --- SLURM, and two hosts ---
+
+
+@pytest.mark.slow
+def test_processes_that_slurm_has_started(program: Path) -> None:
+    """With the variables that `srun` sets: there is no SLURM here."""
+    job = {"SLURM_JOB_ID": str(10000 + os.getpid() % 5000), "SLURM_NODELIST": "127.0.0.1", "SLURM_NODEID": "0"}
+    job |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1"}
+    tasks = [started(sys.executable, program, **job, SLURM_PROCID=rank, SLURM_LOCALID=rank) for rank in "01"]
+    for task in tasks:
+        _, err = task.communicate(timeout=120)
+        assert task.returncode == 0, err
+    run = the_run()
+    assert (run.info.status, run.data.params["trainer.devices"]) == ("FINISHED", "2")
 
 
 def two_hosts() -> Iterator[list[list[str]]]:
@@ -365,7 +378,7 @@ REFUSED = {
     "train height-weight --trainer.strategy fsdp": "--trainer.strategy fsdp",
     "train height-weight --trainer.strategy single_device": "--trainer.strategy single_device",
     "train height-weight --folds 3": "--trainer.devices 1",
-    "train height-weight --data.val_fraction 0.01": "2 processes need as many training and validation rows, not 1",
+    "train height-weight --data.val_fraction 0.01": "--trainer.devices",
     "compare height-weight default other.yaml": "--trainer.devices 1",
 }
 

@@ -98,7 +98,10 @@ class Processes:
         """
         fewest = min(len(rows) for split, rows in data.splits.items() if split != "test" and len(rows))
         if fewest < self.count:
-            raise SettingsError(f"{self.count} processes need as many training and validation rows, not {fewest}")
+            raise SettingsError(
+                f"{self.count} processes (--trainer.devices on each machine) need as many training and validation "
+                f"rows, not {fewest}"
+            )
         self._before = torch.get_num_threads(), dict(os.environ)
         try:
             self._fabric.launch()
