@@ -397,7 +397,7 @@ def test_what_several_processes_cannot_do_is_one_line(
 
 def test_an_interactive_session_has_no_command_to_run_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    with pytest.raises(SettingsError, match=r"--trainer\.devices 2"):
+    with pytest.raises(SettingsError, match=r"--trainer\.devices 1"):
         dlcourse.train("height-weight", trainer={"devices": 2, "accelerator": "cpu"})
 
 

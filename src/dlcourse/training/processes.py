@@ -71,13 +71,6 @@ class Processes:
                 f"--trainer.strategy {strategy} is not for a tracked run: leave it out, or set it to ddp; "
                 "make_trainer alone accepts more"
             )
-        is_one = (devices, trainer["num_nodes"]) == (1, 1)
-        is_started = "LOCAL_RANK" in os.environ or SLURMEnvironment.detect()
-        if not is_one and not is_started and (hasattr(sys, "ps1") or sys.argv[0] in ("", "-", "-c")):
-            raise SettingsError(
-                f"--trainer.devices {devices}: each process runs the same command, which a notebook or an interactive "
-                "session has not: write a script, or set it to 1"
-            )
         quiet()
         try:
             self._fabric = L.Fabric(
@@ -93,7 +86,7 @@ class Processes:
         """Start the other processes, unless something else has, and wait until all are here.
 
         Raises:
-            SettingsError: There are too few rows, or other processes than there should be.
+            SettingsError: There are too few rows, no command, or other processes than there should be.
             CourseError: Some do not come, or have other rows or settings.
         """
         fewest = min(len(rows) for split, rows in data.splits.items() if split != "test" and len(rows))
@@ -101,6 +94,12 @@ class Processes:
             raise SettingsError(
                 f"{self.count} processes (--trainer.devices on each machine) need as many training and validation "
                 f"rows, not {fewest}"
+            )
+        is_started = "LOCAL_RANK" in os.environ or SLURMEnvironment.detect()
+        if self.count > 1 and not is_started and (hasattr(sys, "ps1") or sys.argv[0] in ("", "-", "-c")):
+            raise SettingsError(
+                "each process runs the same command, which a notebook or an interactive session has not: write a "
+                "script, or set --trainer.devices 1"
             )
         self._before = torch.get_num_threads(), dict(os.environ)
         try:
