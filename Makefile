@@ -14,7 +14,7 @@ ACTIVATIONS := sigmoid tanh relu leaky_relu elu gelu silu softplus
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock topics lint test test-fast test-lowest bench doctor ui wheel clean
+.PHONY: help setup lock topics lint test test-fast test-lowest bench doctor ui screenshots wheel clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z%<>-]+:.*##' Makefile | sed -E 's/^([a-z%-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -83,6 +83,9 @@ test-lowest: $(READY)  ## The tests with the lowest versions that pyproject.toml
 
 bench: $(READY)  ## Measure start-up, training and tracking beside a plain loop
 	@$(RUN) benchmarks.run $(ARGS)
+
+screenshots: $(READY)  ## Make the pictures of docs/mlflow.md anew, with Chromium
+	@$(RUN) docs.take_screenshots docs/figures
 
 wheel: $(READY)  ## Build the wheel into dist/
 	@$(RUN) hatchling build --target wheel

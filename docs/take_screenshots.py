@@ -6,7 +6,6 @@ looks at them in headless Chromium with a new profile.
 
 import contextlib
 import io
-import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,8 @@ import dlcourse
 
 WINDOW = {"width": 1440, "height": 900}
 SECONDS_TO_DRAW = 3
+OTHERS = ["folds", "too fast", "too slow", "seed 2", "seed 1"]
+"""All but three."""
 COLOURS = 96
 """A picture of a page with so few colours takes a third of its bytes, and looks the same."""
 
@@ -50,7 +51,7 @@ def served() -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
-            yield next(re.search(r"http\S+", line) for line in process.stdout if "/start" in line).group()
+            yield next(line.split()[-1] for line in process.stdout if "/start" in line)
         finally:
             process.terminate()
 
@@ -59,9 +60,20 @@ def take(page: Page, address: str, text: str, file: Path) -> None:
     """Save a picture of a page, once this text is on it."""
     page.goto(address)
     page.get_by_text(text).first.wait_for(timeout=60_000)
+    save(page, file)
+
+
+def save(page: Page, file: Path) -> None:
+    """Save a picture of what is in the window."""
     page.wait_for_timeout(SECONDS_TO_DRAW * 1000)
     with Image.open(io.BytesIO(page.screenshot())) as picture:
         picture.convert("RGB").quantize(COLOURS).save(file, optimize=True)
+
+
+def choose(page: Page, hidden: list[str]) -> None:
+    """Hide runs from the charts by the eyes in the list."""
+    for name in hidden:
+        page.locator(f".ag-row:has-text('{name}') label:has(.is-visibility-toggle-checkbox)").first.click()
 
 
 def main(folder: Path) -> None:
@@ -71,12 +83,15 @@ def main(folder: Path) -> None:
             chromium = shutil.which("chromium") or shutil.which("google-chrome")
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = browser.new_page(viewport=WINDOW)
-            base = link.replace("/start", "/").partition("/runs")[0]
-            take(page, link, folder / "mlflow-runs.png")
-            take(page, f"{base}/runs?compareRunsMode=CHART", folder / "mlflow-charts.png")
-            take(page, f"{base}/runs?viewStateShareKey=dlcourse-seeds", folder / "mlflow-seeds.png")
-            take(page, f"{base}/runs/{runs['default, seed 0']}", folder / "mlflow-run.png")
-            take(page, f"{base}/models", folder / "mlflow-models.png")
+            experiment = link.replace("/start", "/").partition("/runs")[0]
+            take(page, link, "too slow", folder / "mlflow-runs.png")
+            take(page, f"{experiment}/runs/{runs['default, seed 0']}", "learned", folder / "mlflow-run.png")
+            take(page, f"{experiment}/runs?compareRunsMode=CHART", "test/accuracy vs", folder / "mlflow-charts.png")
+            choose(page, OTHERS)
+            save(page, folder / "mlflow-chosen.png")
+            seeds = f"{experiment}/runs?viewStateShareKey=dlcourse-seeds"
+            take(page, seeds, "Group: default", folder / "mlflow-seeds.png")
+            take(page, f"{experiment}/models?viewMode=CHART", "test/accuracy", folder / "mlflow-models.png")
 
 
 if __name__ == "__main__":

@@ -91,6 +91,8 @@ def kept(project: Path) -> Runs:
         tags = {name.removeprefix("dlcourse."): value for name, value in run.data.tags.items()}
         tags = {RENAMED.get(name, name): value for name, value in tags.items()}
         texts = {"status": run.info.status} | {name: tags[name] for name in TAGS if name in tags}
+        if "verdict" in texts:
+            texts["verdict"] = texts["verdict"].partition(" (")[0]  # the metrics that differ are compared themselves
         name = str(run.info.run_name)
         found[RENAMED.get(name, name)] = {"metrics": metrics, "texts": texts}
     return dict(sorted(found.items()))

@@ -22,6 +22,7 @@ from dlcourse.settings import PositiveInt, Seed
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.run import CONTEXTS
+from dlcourse.tracking.views import runs_address
 from dlcourse.training.fit import Plan, new_model, run_fit
 from dlcourse.training.hardware import choose_accelerator
 from dlcourse.training.processes import Processes, as_launched, check_one_process
@@ -142,7 +143,7 @@ def train(
 
         metrics |= {"best_epoch": float(fitted.epoch), "fit_seconds": fitted.seconds}
         overfitting = fitted.overfitting if assessment else None
-        run.set_tags({"verdict": verdict.sentence, "overfitting": str(overfitting or "not measured")})
+        run.set_tags({"verdict": verdict.text, "overfitting": str(overfitting or "not measured")})
         run.log_metrics(metrics)
         answers = answer_questions(run, fitted) if assessment else {}
         draw_figures(run, topic, fitted, assessment)
@@ -164,6 +165,7 @@ def train(
             run_id=run.run_id,
             run_name=run.name,
             store=run.store.shown,
+            view=runs_address(store, run.experiment_id) if store.uri.startswith("http") else "",
             metrics=metrics,
             verdict=verdict,
             primary_metric=module.primary_metric,

@@ -296,6 +296,7 @@ def test_a_training_from_archives_to_a_model_that_takes_bytes(made: Images) -> N
         "class-accuracy",
         "confident-mistakes",
         "confusion-matrix",
+        "learning-curves-small",
         "first-layer-filters",
         "learning-curves",
     }

@@ -327,7 +327,7 @@ def test_a_training_from_flags_to_a_model_that_takes_bytes(
     run = store.find_run("mine", "image-folder")
     assert run.data.params["data.root"] == str(root)
     pictures = {path.stem for path in (store.files_of(run) / "figures").iterdir()}
-    assert pictures == {"accuracy-curves", "learning-curves", *TOPIC.figures}
+    assert pictures == {"accuracy-curves", "learning-curves", "learning-curves-small", *TOPIC.figures}
     model_id = store.client.search_logged_models([run.info.experiment_id])[0].model_id
     data = prepared()
     rows = data.splits["test"]

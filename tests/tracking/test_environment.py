@@ -13,8 +13,9 @@ from tests.finished import make_repository
 
 def test_machine_and_packages_one_a_line() -> None:
     lines = environment().splitlines()
-    assert lines[0].startswith("# ")
-    assert lines[1] == f"# Python {sys.version.split()[0]}"
+    assert lines[0] == f"# {command_line()}"
+    assert lines[1].startswith("# ")
+    assert lines[2] == f"# Python {sys.version.split()[0]}"
     assert f"torch=={torch.__version__.partition('+')[0]}" in [line.partition("+")[0] for line in lines]
 
 

@@ -98,7 +98,7 @@ class TestNamesThatAreRefused:
         result = dlcourse.train(topic, trainer={"max_epochs": 2})
         run = stored(result.run_id)
         assert run.info.status == "FINISHED"
-        assert run.data.tags["verdict"] == result.verdict.sentence
+        assert run.data.tags["verdict"] == result.verdict.text
         assert result.lost == {"figures/bad.png": "ZeroDivisionError: no picture"}
         assert re.search(r"not in the store +figures/bad.png \(ZeroDivisionError: no picture\)", result.card)
         assert {each.path for each in open_store().client.list_artifacts(result.run_id, "figures")} == {

@@ -69,10 +69,16 @@ class TestWhatARunHolds:
 
     def test_command_host_and_commit(self, finished: Finished) -> None:
         tags = finished.run.data.tags
-        assert tags["dlcourse.command"] == "python -m dlcourse train height-weight --name 'my first'"
-        assert process_of(finished.run) == (socket.gethostname(), str(os.getpid()))
+        command = "python -m dlcourse train height-weight --name 'my first'"
+        assert f"# {command}\n" in (finished.files / "environment.txt").read_text()
+        assert f"`{command}`" in tags["mlflow.note.content"]
         assert tags["mlflow.source.git.commit"] == finished.commit
         assert tags["dlcourse.git.dirty"] == "false"
+
+    def test_its_process_until_it_has_finished(self, store: Store) -> None:
+        with store.start_run("process", "one", {}) as run:
+            assert process_of(stored(run.run_id)) == (socket.gethostname(), str(os.getpid()))
+        assert process_of(stored(run.run_id)) == ("", "")
 
     def test_tags_for_readers(self, finished: Finished) -> None:
         tags = {name: value for name, value in finished.run.data.tags.items() if "." not in name}
@@ -80,7 +86,7 @@ class TestWhatARunHolds:
         assert experiment.startswith("default, data.ask=")
         assert "seed=3" not in experiment
         assert tags == {
-            "verdict": finished.result.verdict.sentence,
+            "verdict": finished.result.verdict.text,
             "overfitting": str(finished.result.overfitting),
         }
 

@@ -1,5 +1,6 @@
 """The store: its experiments, finding runs and their files in it, and a store that is a server."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ class TestTrackingServer:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         result = quick()
         assert result.store == address
+        assert re.search(rf"view +{address}/#/experiments/\d+/runs\?viewStateShareKey=", result.card)
         assert "verified" in result.card
         client = MlflowClient(address)
         run = client.get_run(result.run_id)

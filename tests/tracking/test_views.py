@@ -22,7 +22,7 @@ from dlcourse.tracking import views
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.store import Store
 from dlcourse.tracking.views import MARKER, NOTE, RESULTS, SEEDS, STATE, runs_address
-from tests.browser import browser, charts, column, headers, needs_chromium, page
+from tests.browser import browser, column, needs_chromium, page
 from tests.made_runs import BASELINES, TRAININGS, VERDICTS, make_runs
 from tests.processes import free_port, start_command, wait_for_line
 from tests.servers import Server
@@ -77,51 +77,6 @@ def test_the_format_is_that_of_these_pages(page: Page, link: str) -> None:
     written = views.means_over_seeds(page_of(topics.find("diabetes")))
     unknown = written.keys() - kept.keys()
     assert not unknown, f"MLflow's pages keep their state by other names now; saved views lose {unknown}: {kept}"
-
-
-@needs_chromium
-def test_a_new_browser_shows_verdict_and_figures_and_no_baseline(page: Page, link: str) -> None:
-    look(page, link)
-    for _ in ("opened", "loaded again"):
-        expect(page.locator(f'.ag-cell[col-id="{VERDICT}"]').first).to_be_visible()
-        assert headers(page) == ["Run Name", "Created", *COLUMNS, "seed", "Duration"]
-        assert column(page, VERDICT) == [VERDICTS[name] for name in NEWEST_FIRST]
-        assert not page.get_by_text(re.compile("baseline: ")).count()
-        page.reload()
-
-
-@needs_chromium
-def test_sorted_by_the_test_metric_the_best_run_is_on_top(page: Page, link: str) -> None:
-    look(page, link)
-    page.get_by_test_id("sort-header-test/accuracy").click()
-    best = f'.ag-row[row-index="0"] .ag-cell[col-id="{ACCURACY}"]'
-    expect(page.locator(best)).to_have_text(str(max(accuracy for accuracy, _ in TRAININGS.values())))
-
-
-@needs_chromium
-def test_the_first_charts_are_the_test_metric_and_the_validation_loss(page: Page, link: str) -> None:
-    look(page, f"{link}?compareRunsMode=CHART")
-    for _ in ("opened", "loaded again"):
-        expect(page.get_by_role("heading", name="val/loss", exact=True)).to_be_visible()
-        (first, (_, y)), (second, (_, also_y)) = charts(page).items()
-        assert (first, second) == ("test/accuracy vs test/baseline_accuracy", "val/loss")
-        assert y == also_y
-        page.reload()
-
-
-@needs_chromium
-def test_charts_show_what_the_chosen_runs_differ_in(page: Page, link: str) -> None:
-    look(page, f"{link}?compareRunsMode=CHART")
-    hidden, *chosen = NEWEST_FIRST
-    page.locator(".ag-row:has-text('relu') label:has(.is-visibility-toggle-checkbox)").click()
-    for _ in ("chosen", "loaded again"):
-        expect(page.get_by_text("What the runs differ in")).to_be_in_viewport()
-        expect(page.get_by_text("model.lr", exact=True)).to_be_in_viewport()
-        expect(page.get_by_text("data.standardize", exact=True)).to_have_count(0)
-        for name in chosen:
-            expect(page.get_by_text(VERDICTS[name], exact=True)).to_be_visible()
-        expect(page.get_by_text(VERDICTS[hidden], exact=True)).to_have_count(0)
-        page.reload()
 
 
 @needs_chromium

@@ -47,7 +47,7 @@ def test_between_any_two_writes_to_the_store(project: Path) -> None:
     assert len(seen) > 20
     assert {status for status, *_ in seen} == {"RUNNING", "FINISHED"}
     for status, has_verdict, has_card, tags in seen:
-        assert tags == 1, "doctor tells by process and host"
+        assert tags == 1 or status == "FINISHED", "doctor tells by process and host"
         assert status == "RUNNING" or (has_verdict and has_card)
 
 

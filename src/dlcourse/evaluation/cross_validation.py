@@ -20,6 +20,7 @@ from dlcourse.evaluation.verdict import LEAST_EFFECT, Comparison, Difference, ag
 from dlcourse.models.base import CourseModel
 from dlcourse.reporting.card import in_columns
 from dlcourse.reporting.note import table
+from dlcourse.reporting.pages import prepare_pages
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
@@ -168,7 +169,9 @@ def cross_validate(request: Request, folds: int, repeats: int, name: str | None 
         "dlcourse.kind": "cross-validation",
         "experiment": f"{request.experiment_name()}, {repeats} x {folds} folds",
     }
-    with open_store().start_run(topic.name, name, tags) as parent:
+    store = open_store()
+    prepare_pages(store, topic)
+    with store.start_run(topic.name, name, tags) as parent:
         log_start(parent, topic, data, settings, {"train": torch.arange(len(data.rows.targets))})
         parent.log_params({"folds": folds, "repeats": repeats})
         assessments: list[Assessment] = []

@@ -69,6 +69,7 @@ class Verdict:
         p_values: Those of the permutation tests, of "loss" and of the primary metric if it is not the loss.
         differences: The differences to each baseline, by baseline, then by the same quantities.
         advice: What to do about it; empty if there is nothing to do.
+        baseline: The one that the sentence is about, if the model was compared with it on rows it was not trained on.
     """
 
     sentence: str
@@ -77,6 +78,18 @@ class Verdict:
     p_values: dict[str, float]
     differences: dict[str, dict[str, Difference]]
     advice: str = ""
+    baseline: str = ""
+
+    @property
+    def text(self) -> str:
+        """The sentence, and in brackets the differences that it rests on, with their 95 % intervals."""
+        if not self.baseline:
+            return self.sentence
+        parts = [
+            f"{quantity} {each.mean:+.3g}" + ("" if each.rule else f", {each.low:+.3g} to {each.high:+.3g}")
+            for quantity, each in self.differences[self.baseline].items()
+        ]
+        return f"{self.sentence} ({'; '.join(parts)})"
 
 
 def diverged(epoch: int, loss: float, lr: float, standardized: bool) -> Verdict:
@@ -133,7 +146,7 @@ def judge(
     if primary_metric in learned:
         learned[primary_metric] &= differences[trivial][primary_metric].comparison == "better"
     rows = f"these {len(measured.targets)} {ROWS_OF[measured.split]}"
-    advice = ""
+    advice, compared_with = "", trivial
     if not any(learned.values()):
         sentence = f"learned nothing that {rows} show: not better than {trivial}"
     elif not gains["loss"]:
@@ -148,10 +161,11 @@ def judge(
     elif learned["loss"] and differences[trivial].get(primary_metric, NO_DIFFERENCE).comparison == "worse":
         sentence = f"learned: a better loss than {trivial}, but a worse {primary_metric}"
     else:
+        compared_with = best
         sentence = f"learned: {against(best, differences[best], rows)}"
         if best == trivial and "better" not in sentence:  # shown by the permutation test, which needs fewer rows
             sentence = sentence.replace("learned:", "learned: its outputs follow the targets;")
-    return Verdict(sentence, any(learned.values()), measured.split, p_values, differences, advice)
+    return Verdict(sentence, any(learned.values()), measured.split, p_values, differences, advice, compared_with)
 
 
 def quantities_of(measured: Evaluation, primary_metric: str, higher_is_better: bool) -> dict[str, bool]:

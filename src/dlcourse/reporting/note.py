@@ -19,6 +19,7 @@ from dlcourse.evaluation.verdict import Verdict
 from dlcourse.reporting.figures import COLOURS
 from dlcourse.reporting.result import Result, card_lines
 from dlcourse.topics import Topic
+from dlcourse.tracking.environment import command_line
 from dlcourse.tracking.run import Run
 
 Points = Sequence[tuple[int, float]]
@@ -85,6 +86,7 @@ def note_of(run: Run, topic: Topic, result: Result, lines: Sequence[str]) -> str
     figures = ("learning-curves", *topic.figures)
     drawn = [name for name in figures if (run.folder / f"figures/{name}.png").is_file()][:2]
     entries = [f"**{name}**: {text}" for name, text in card_lines(result) if name not in NOT_IN_NOTES]
+    entries.append(f"**command**: `{command_line()}`")
     if result.model_uri:
         models = f"#/experiments/{run.experiment_id}/models"
         page = link("its page", f"{models}/{result.model_uri.removeprefix('models:/')}")

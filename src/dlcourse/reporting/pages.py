@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 USUAL = ("model.lr", "data.batch_size", "trainer.max_epochs")
 """Settings that people change first, whatever the topic."""
-NUM_SETTINGS = 4
+NUM_SETTINGS = 3
 
 
 def ui(

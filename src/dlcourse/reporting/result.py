@@ -23,6 +23,7 @@ class Result:
     """The result of a training. Everything except ``fitted`` and ``assessment`` is also in the store.
 
     Attributes:
+        view: The address of the topic's runs where the store is a server, else empty.
         metrics: The run's final metrics by name.
         primary_metric: The metric on the card, such as ``accuracy``.
         baseline_runs: The ids of the baselines' runs, by the baseline's name.
@@ -40,6 +41,7 @@ class Result:
     run_id: str
     run_name: str
     store: str
+    view: str
     metrics: dict[str, float]
     primary_metric: str
     verdict: Verdict
@@ -122,7 +124,7 @@ def card_lines(result: Result) -> list[tuple[str, str]]:
     lines += [("answer", f"{asked} {question}: {told} {answer:.2f}") for question, answer in result.answers.items()]
     lines.append(("model", result.exported.text if result.exported else "none: a model that diverged is not saved"))
     lines.append(("run", f"{result.run_id} in {result.store}"))
-    lines.append(("view", "make ui, or dlcourse ui"))
+    lines.append(("view", result.view or "make ui, or dlcourse ui"))
     if result.lost:
         lines.append(("not in the store", f"{', '.join(result.lost)} ({next(iter(result.lost.values()))})"))
     return lines

@@ -10,11 +10,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from dlcourse.errors import without_password
+from dlcourse.errors import one_line, without_password
 
 
 def environment() -> str:
-    """Machine, Python and packages, a line each; pip can install from it."""
+    """Command, machine, Python and packages, a line each; pip can install from it."""
     packages = {}
     for each in importlib.metadata.distributions():
         with suppress(OSError, KeyError):  # an installation that was cut off has no METADATA, or no name in it
@@ -22,7 +22,7 @@ def environment() -> str:
                 packages[name] = each.version
     machine = f"# {platform.platform()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     lines = [f"{name}=={packages[name]}" for name in sorted(packages, key=str.lower)]
-    return "\n".join([machine, f"# Python {platform.python_version()}", *lines]) + "\n"
+    return "\n".join([f"# {one_line(command_line())}", machine, f"# Python {platform.python_version()}", *lines]) + "\n"
 
 
 def command_line() -> str:

@@ -306,6 +306,8 @@ class Run:
             with self.attempt("how it ended"):
                 self.store.client.set_terminated(self.run_id, status)
                 self._has_ended = True
+                if status == "FINISHED":  # the pages show what runs differ in, and nobody needs its process any more
+                    self.store.client.delete_tag(self.run_id, "dlcourse.process")
         if self._within:
             self._within.lost |= {f"{self.part_name}: {what}": why for what, why in self.lost.items()}
         elif self.lost:

@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 
 from dlcourse.errors import CourseError, one_line, shown
 from dlcourse.tracking import relocation
-from dlcourse.tracking.environment import command_line, git_commit, user_name
+from dlcourse.tracking.environment import git_commit, user_name
 from dlcourse.tracking.run import WAITING, Run
 
 StoredRun = entities.Run
@@ -106,7 +106,6 @@ class Store:
             "mlflow.user": user_name(),
             "mlflow.source.type": "LOCAL",
             "mlflow.source.name": "dlcourse",
-            "dlcourse.command": command_line(),
             "dlcourse.process": f"{socket.gethostname()}:{os.getpid()}",
             **git_commit(),
         }

@@ -33,7 +33,7 @@ FIRST = ("attributes.`Run Name`", "runDateAndNestInfo")
 WIDTHS = {
     "attributes.`Run Name`": 158,
     "runDateAndNestInfo": 132,
-    "tags.`verdict`": 200,
+    "tags.`verdict`": 265,
     "tags.`overfitting`": 80,
     "params.`seed`": 45,
     "duration": 68,
@@ -125,7 +125,7 @@ def runs_address(store: Store, experiment_id: str) -> str:
 
 
 def results(page: Page) -> State:
-    """Newest first, without baselines: the verdict, the figures it rests on, and the settings that people change."""
+    """Newest first, without baselines and folds: verdict, figures, and the settings that people change."""
     on_test = [f"metrics.`test/{page.metric}`", f"metrics.`val/final_{page.metric}`"]
     on_train = [f"metrics.`train/final_{page.metric}`"]
     settings = [f"params.`{name}`" for name in (*page.settings, "seed")]
@@ -133,7 +133,8 @@ def results(page: Page) -> State:
     first, last = (on_test, on_train) if page.is_validated else (on_train, on_test)
     columns = ["tags.`verdict`", *first, "tags.`overfitting`", *settings, *last]
     return {
-        "searchFilter": "tags.`dlcourse.kind` != 'baseline'",
+        # Sorted by a metric, folds would stand among the trainings: the page of their parent lists them.
+        "searchFilter": "tags.`dlcourse.kind` != 'baseline' AND tags.`dlcourse.kind` != 'fold'",
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "selectedColumns": columns,
@@ -152,6 +153,7 @@ def means_over_seeds(page: Page) -> State:
     state = results(page)
     verdict, *others = state["selectedColumns"]
     return state | {
+        "searchFilter": "tags.`dlcourse.kind` = 'training'",
         "columnOrder": [*FIRST, *others, "duration", verdict],
         "columnWidths": state["columnWidths"] | {"attributes.`Run Name`": 260},
         "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "experiment"}]},
@@ -167,7 +169,7 @@ def charts(page: Page) -> list[State]:
     others = dict.fromkeys([("LINE", "val/loss", "train/loss"), ("LINE", page.monitor), *last])
     differences = {
         "chartName": "What the runs differ in",
-        "compareGroups": ["Parameters", "Tags", "Model metrics"],
+        "compareGroups": ["Tags", "Parameters"],
         "showDifferencesOnly": True,
         "showChangeFromBaseline": False,
     }
@@ -201,7 +203,7 @@ def chart(place: str, kind: str, *metrics: str) -> State:
 def sections() -> list[State]:
     """Those of `charts`, open, and closed those that the pages fill themselves, with a chart for each metric."""
     common = {"isReordered": True, "deleted": False, "isGenerated": False}
-    opened = {"Results": (2, 260), "Differences": (1, 420), "Curves": (2, 330)}
+    opened = {"Results": (2, 225), "Differences": (1, 420), "Curves": (2, 330)}
     closed = dict.fromkeys(("test", "val", "train", "Model metrics", "System metrics"), (3, 300))
     return [
         {"uuid": name, "name": name, "display": name in opened, "columns": columns, "cardHeight": height, **common}
