@@ -1,6 +1,7 @@
 """The commands of the pages in docs/: each is one that can be typed, with settings that exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -16,18 +17,19 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
 def commands(page: Path) -> list[str]:
-    """The lines of code blocks that begin with make, and what a page says to try with its own topic."""
+    """The lines of code blocks that make or torchrun begins, and what a page says to try with its own topic."""
     text = page.read_text(encoding="utf-8")
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     typed = [line.partition("#")[0].partition("||")[0].strip() for line in lines]
     in_text = re.findall(r"`((?:make|EXPERIMENT=|ARGS=)[^`]*)`", text)
     typed += [code if code.startswith("make") else f"make train-{page.stem} {code}" for code in in_text]
-    return sorted({line for line in typed if re.match(r"make (train|compare|overfit)-", line)})
+    return sorted({line for line in typed if re.match(r"make (train|compare|overfit)-|torchrun |srun ", line)})
 
 
 @pytest.mark.parametrize("command", [line for page in PAGES for line in commands(page)])
 def test_commands_can_be_taken(command: str) -> None:
-    verb, name, *words = words_of(command, ROOT)
+    launched = command.partition("-m dlcourse ")[2]
+    verb, name, *words = shlex.split(launched) if launched else words_of(command, ROOT)
     topic = topics.find(name)
     parser = settings_parser(topic, verb)
     parser.add_command({"train": train, "compare": compare, "overfit": overfit}[verb])

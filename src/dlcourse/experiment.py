@@ -1,5 +1,6 @@
 """One experiment, from settings to verdict: data, model, fit, evaluation, baselines, verdict, report."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from dlcourse.tracking.run import CONTEXTS
 from dlcourse.tracking.views import runs_address
 from dlcourse.training.fit import Plan, new_model, run_fit
 from dlcourse.training.hardware import choose_accelerator
-from dlcourse.training.processes import check_shares, count_processes, workers
+from dlcourse.training.processes import Processes, as_launched, check_one_process
 from dlcourse.training.request import resolve
 from dlcourse.training.resume import prepare_resume
 from dlcourse.training.start import load_data, load_initial_weights, log_start, resume_run, settings_of
@@ -55,8 +56,8 @@ def train(
             override the topic's ``default``.
         data: Settings of the topic's data. They override those of the files.
         model: Settings of the topic's model.
-        trainer: Settings of the Trainer: arguments of `make_trainer`. For more than one device further processes are
-            started. They import the topic's classes, load its data themselves, and end with the training.
+        trainer: Settings of the Trainer: arguments of `make_trainer`. For more than one device this command, or script,
+            is started again for each further one. These processes end here, once the training has.
         seed: Seed of weights and batches, 0 by default; the split has its own.
         name: Name of the run; by default the experiment's, with the settings that were changed.
         refit: After choosing the epoch on validation rows, train again on training and validation rows together.
@@ -84,42 +85,48 @@ def train(
     if folds:
         return cross_validate(request, folds, repeats, name)
     topic, settings = request.topic, request.settings
-    processes = count_processes(settings.trainer)
+    settings = dataclasses.replace(settings, trainer=as_launched(settings.trainer))
+    processes = Processes(settings.trainer)
     if init_from and (resume or refit):
         raise SettingsError("--init_from cannot be combined with --resume or --refit, which have other initial weights")
 
     datamodule, settings = load_data(topic, settings)
-    check_shares(topic, datamodule, processes)
     module = new_model(topic, datamodule, settings)
     monitor = _monitor(topic, module, has_validation=len(datamodule.splits["val"]) > 0)
     if refit and not monitor:
         flag = next(each for each in settings.data if each.startswith("val_"))
         raise SettingsError(f"--refit needs validation rows to choose the epoch: set --data.{flag} above 0")
 
-    store = open_store()
-    prepare_pages(store, topic)
     tags = {"dlcourse.kind": "training", "dlcourse.split": datamodule.fingerprint}
     run_name, resumed = request.run_name, None
     if resume:
-        resumed, inherited, old_name = resume_run(store, resume, request, datamodule, module, processes)
+        resumed, inherited, old_name = resume_run(open_store(), resume, request, datamodule, module, processes.count)
         tags |= inherited
         refit, run_name = refit or "dlcourse.refit" in tags, f"{old_name} (resumed)"
     else:
         tags["experiment"] = request.experiment_name()
+    # Only process 0 goes on from here. The others have its initial weights and checkpoints from it, by Lightning.
+    if processes.rank:
+        processes.take_part(Plan(topic, settings, monitor, Path("checkpoints"), resumed, refit), datamodule, module)
+    store = open_store()
+    prepare_pages(store, topic)
     if init_from:
         tags["dlcourse.init_from"] = load_initial_weights(store, topic, init_from, datamodule, module)
         tags["experiment"] += f", init_from={init_from}"
     if refit and "dlcourse.refit" not in tags:
         tags["dlcourse.refit"] = "true"
         tags["experiment"] += ", refit"
+    if processes.count > 1:
+        tags["dlcourse.processes"] = str(processes.count)
 
+    processes.start(datamodule, settings)
     is_on_gpu = choose_accelerator(settings.trainer["accelerator"]) == "cuda"
     with store.start_run(topic.name, name or run_name, tags, watched=is_on_gpu) as run:
         log_start(run, topic, datamodule, settings)
         folder = run.path("checkpoints/last.ckpt").parent
         resumed = prepare_resume(resumed, folder) if resumed else None
-        plan = Plan(topic, settings, datamodule.fingerprint, monitor, folder, resumed, refit)
-        with workers(plan, processes):
+        plan = Plan(topic, settings, monitor, folder, resumed, refit)
+        with processes.together():
             fitted = run_fit(plan, datamodule, module, run)
         module, divergence = fitted.model, fitted.divergence
 
@@ -223,6 +230,7 @@ def compare(
     requests = [resolve(topic, file, data, model, trainer, seed) for file in files]
     for file, request in zip(files, requests, strict=True):
         resolve(topic, file, data, model, trainer, request.settings.seed + seeds - 1)
+        check_one_process(request.settings.trainer, "compare")
     topic = requests[0].topic
     tags = {"dlcourse.kind": "comparison"}
     with open_store().start_run(topic.name, f"compare: {', '.join(names)}"[:120], tags) as run:

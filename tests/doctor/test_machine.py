@@ -160,10 +160,10 @@ class TestRunsLeftRunning:
         assert status(store, run_id) == "RUNNING"
 
         assert main(["doctor", "--fix"]) == 0
-        note = f"ended as KILLED by dlcourse doctor --fix, since its process {pid} on {socket.gethostname()} is gone"
+        note = f"ended as FAILED by dlcourse doctor --fix, since its process {pid} on {socket.gethostname()} is gone"
         assert capsys.readouterr().out.splitlines()[-1].endswith(f"{run_id} (sleep: of {pid}) {note}")
         kept = store.client.get_run(run_id)
-        assert kept.info.status == "KILLED"
+        assert kept.info.status == "FAILED"
         assert kept.data.tags["mlflow.note.content"] == kept.data.tags["dlcourse.error"] == note
 
         assert main(["doctor"]) == 0
@@ -174,13 +174,13 @@ class TestRunsLeftRunning:
         store.client.set_tag(run_id, "mlflow.note.content", "My best one.")
         check_machine(fix=True)
         note = store.client.get_run(run_id).data.tags["mlflow.note.content"]
-        assert note.startswith("My best one.\n\nended as KILLED by dlcourse doctor --fix")
+        assert note.startswith("My best one.\n\nended as FAILED by dlcourse doctor --fix")
 
     def test_by_a_process_whose_number_another_has_now(self, store: Store) -> None:
         run_id = left_running(store, os.getpid(), hours_ago=24 * 365)
         assert not only("running", check_machine()).ok
         check_machine(fix=True)
-        assert status(store, run_id) == "KILLED"
+        assert status(store, run_id) == "FAILED"
 
     def test_by_a_process_that_was_killed_and_that_its_parent_has_not_waited_for(self, store: Store) -> None:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
@@ -191,7 +191,7 @@ class TestRunsLeftRunning:
         child.send_signal(signal.SIGKILL)
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is over, and still has its number
         assert not only("running", check_machine()).ok
-        assert "ended as KILLED" in only("running", check_machine(fix=True)).text
+        assert "ended as FAILED" in only("running", check_machine(fix=True)).text
         child.wait()
 
     def test_of_a_process_that_lives_goes_on(self, store: Store) -> None:
@@ -224,7 +224,7 @@ class TestTrackingServer:
         findings = check_machine(fix=True)
         assert only("store", findings).text == f"{server.address} (MLflow {__version__}, the server's {__version__})"
         assert only("runs", findings).text == f"{before + 1} in the store"
-        assert status(store, run_id) == "KILLED"
+        assert status(store, run_id) == "FAILED"
 
     def test_that_does_not_answer_is_named(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")

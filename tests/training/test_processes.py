@@ -1,41 +1,47 @@
-"""One training in two processes on the CPU."""
+"""One training in two processes on the CPU, started by Lightning, by torchrun, and on two hosts."""
 
-import json
 import os
+import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import mlflow.entities as mlflow
+import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
-from torch import Tensor
 
 import dlcourse
 from dlcourse.cli import main
 from dlcourse.data.rows import TensorRows
 from dlcourse.data.samplers import ShuffledOrder, UnpaddedSampler, even_batch_size
-from dlcourse.errors import CourseError, Interrupted
-from dlcourse.evaluation import baselines
+from dlcourse.errors import SettingsError
 from dlcourse.evaluation.evaluate import evaluate
-from dlcourse.settings import Settings
-from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
 from dlcourse.training.callbacks.overfitting import interleave
 from dlcourse.training.checkpoints import load_checkpoint
-from dlcourse.training.fit import Plan
-from dlcourse.training.processes import VARIABLES, workers
 from dlcourse.training.trainer import make_trainer
-from tests.samples import Given, Line, numbers
+from tests.conftest import ROOT
 
-DDP = {"devices": 2, "strategy": "ddp", "accelerator": "cpu"}
-FLAGS = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
+FLAGS = ["--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+
+PROGRAM = '''
+import os, signal, time
+from pathlib import Path
+import dlcourse
+from dlcourse.evaluation import baselines
+from dlcourse.topics import Topic
+from tests.samples import Given, Line, numbers
 
 
 class Odd(Given):
@@ -45,33 +51,71 @@ class Odd(Given):
 
 
 class Telling(Line):
-    """A line that keeps an account of the rows each process trains on, and fails in a worker where it is told to."""
+    """A line that keeps an account of the rows each process trains on, and does what it is told to in epoch 1."""
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch, batch_idx):
         with Path(f"rows-{self.current_epoch}-{self.global_rank}").open("a") as file:
-            file.writelines(f"{float(target)}\n" for target in batch[1])
-        if self.global_rank == 0:
-            Path("handler").write_text(repr(signal.getsignal(signal.SIGTERM)))
-        elif "FAIL" in os.environ:
+            file.writelines(f"{float(target)}\\n" for target in batch[1])
+        Path(f"pid-{self.global_rank}").write_text(str(os.getpid()))
+        order = os.environ.get(f"ORDER_{self.global_rank}", "") if self.current_epoch == 1 else ""
+        if order == "fail":
             raise ValueError("no more of this")
+        elif order == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif order == "wait":
+            Path("waiting").touch()
+            time.sleep(100)
         return super().training_step(batch, batch_idx)
 
 
 TOPIC = Topic(name="telling", title="Tells", data=Odd, model=Telling, baselines={"mean": baselines.mean})
 
+if __name__ == "__main__":
+    trainer = {"max_epochs": 3, "accelerator": "cpu", "devices": int(os.environ.get("DEVICES", 1))}
+    trainer["num_nodes"] = int(os.environ.get("NODES", 1))
+    lr = 0.02 if "DIFFER" in os.environ and os.environ["RANK"] == "1" else 0.01
+    result = dlcourse.train(TOPIC, data={"batch_size": 8}, model={"lr": lr}, trainer=trainer)
+    print("ended", result.run_id)
+'''
 
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Nothing is left of a training in several processes: neither the group nor its environment."""
-    before = {name: os.environ.get(name) for name in VARIABLES}
-    yield
-    assert {name: os.environ.get(name) for name in VARIABLES} == before
-    assert not torch.distributed.is_initialized()
+
+@pytest.fixture
+def program(project: Path) -> Path:
+    """A script that trains; it is no test of the environment that it is in, but for what a test sets."""
+    file = project / "telling.py"
+    file.write_text(PROGRAM)
+    return file
 
 
-def training_runs(topic: str) -> list[mlflow.Run]:
+def started(*command: object, folder: Path = Path(), **environment: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+    )  # fmt: skip
+
+
+def ran(*command: object, **environment: str) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of a command."""
+    process = started(*command, **environment)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def the_run(topic: str = "telling") -> mlflow.Run:
+    """The only run of a training in the store, as the next command finds it."""
     store = open_store()
-    return list(store.client.search_runs([store.experiment(topic)], "tags.`dlcourse.kind` = 'training'"))
+    (run,) = store.client.search_runs([store.experiment(topic)], "tags.`dlcourse.kind` = 'training'")
+    return run
+
+
+LAUNCHERS = {"Lightning": [sys.executable], "torchrun": [*TORCHRUN, "--nproc-per-node", "2"]}
+
+
+@pytest.fixture(params=LAUNCHERS)
+def launcher(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "Lightning":
+        monkeypatch.setenv("DEVICES", "2")
+    return str(request.param)
 
 
 # --- the whole ---
@@ -79,26 +123,24 @@ def training_runs(topic: str) -> list[mlflow.Run]:
 
 @pytest.mark.slow
 def test_two_processes_use_every_row_once_and_keep_one_run(
-    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    program: Path, launcher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlcourse.topics.find", lambda name: TOPIC)
-    epochs = 3
-    flags = ["--trainer.max_epochs", str(epochs), "--data.batch_size", "8", "--json"]
-    assert main(["train", "telling", *FLAGS, *flags]) == 0
-    shown = capsys.readouterr()
-    printed = json.loads(shown.out)
-    assert shown.out.count("\n") == 1
-    assert shown.err.count("verdict") == 1, "one card"
-
-    (run,) = training_runs("telling")
-    assert (run.info.run_id, run.info.status) == (printed["run_id"], "FINISHED")
+    status, out, err = ran(*LAUNCHERS[launcher], program)
+    assert status == 0, err
+    run = the_run()
+    assert out.split() == ["ended", run.info.run_id], "by process 0 alone"
+    assert (run.info.status, run.data.tags["dlcourse.processes"]) == ("FINISHED", "2")
+    assert (run.data.params["trainer.devices"], run.data.params["trainer.num_nodes"]) == ("2", "1")
 
     # Each training row once an epoch; the 61st has no partner, so one row is used twice.
-    data = Odd()
+    monkeypatch.syspath_prepend(program.parent)
+    topic = __import__("telling").TOPIC
+    sys.modules.pop("telling")
+    data = topic.data(batch_size=8)
     train, val = (data.rows.targets[data.splits[split]] for split in ("train", "val"))
     assert (len(train), len(val)) == (61, 21)
     orders = []
-    for epoch in range(epochs):
+    for epoch in range(3):
         shares = [[float(row) for row in Path(f"rows-{epoch}-{rank}").read_text().split()] for rank in (0, 1)]
         assert [len(share) for share in shares] == [31, 31]
         assert set(shares[0] + shares[1]) == set(train.flatten().tolist())
@@ -107,8 +149,8 @@ def test_two_processes_use_every_row_once_and_keep_one_run(
 
     # What two processes logged at the epoch whose weights are kept is what one process measures with these weights.
     metrics, kept = run.data.metrics, int(run.data.metrics["best_epoch"])
-    client = open_store().client
-    model, _ = load_checkpoint(TOPIC, Path(printed["checkpoint"]))
+    store = open_store()
+    model, _ = load_checkpoint(topic, store.files_of(run) / "checkpoints" / "best.ckpt")
     alone = make_trainer(accelerator="cpu")
     val_metrics, train_metrics = (evaluate(alone, model, data, split).metrics for split in ("val", "train"))
     for logged, measured in {
@@ -117,10 +159,10 @@ def test_two_processes_use_every_row_once_and_keep_one_run(
         "train/eval_loss": train_metrics["loss"],
         "train/eval_mse": train_metrics["mse"],
     }.items():
-        history = {point.step: point.value for point in client.get_metric_history(run.info.run_id, logged)}
-        assert sorted(history) == list(range(epochs))
+        history = {point.step: point.value for point in store.client.get_metric_history(run.info.run_id, logged)}
+        assert sorted(history) == [0, 1, 2]
         assert history[kept] == pytest.approx(measured, rel=1e-6)
-    assert dlcourse.test(TOPIC, run=run.info.run_id)["test/mse"] == metrics["test/mse"]
+    assert dlcourse.test(topic, run=run.info.run_id)["test/mse"] == metrics["test/mse"]
 
     # Which could not be if a row were missing or doubled: it would move the mean by more than that.
     with torch.no_grad():
@@ -129,79 +171,159 @@ def test_two_processes_use_every_row_once_and_keep_one_run(
     assert float(losses.mean()) == pytest.approx(val_metrics["loss"], rel=1e-6)
     assert float(moves.abs().min()) > 1e-5 * float(losses.mean())
 
-    assert "interrupt" in Path("handler").read_text(), (
-        "and not Lightning's, which waits for processes that know nothing"
+
+@pytest.mark.slow
+def test_the_command_line_with_refit_then_resumed(project: Path) -> None:
+    flags = ["height-weight", *FLAGS, "--data.batch_size", "16"]
+    command = [sys.executable, "-m", "dlcourse", "train"]
+    status, out, err = ran(*command, *flags, "--trainer.max_epochs", "2", "--refit", "true", "--json")
+    assert status == 0, err
+    assert (out.count("\n"), err.count("verdict"), err.count("epoch 1/1")) == (1, 1, 2), (
+        "process 0 alone, in fit and refit"
     )
+    first = the_run("height-weight")
+    assert (open_store().files_of(first) / "checkpoints" / "refit" / "last.ckpt").is_file()
+
+    resumed = ["height-weight", "--resume", first.info.run_id, "--trainer.max_epochs", "4"]
+    status, _, err = ran(*command, *resumed)
+    assert status == 0, err
+    store = open_store()
+    runs = store.client.search_runs([store.experiment("height-weight")], "tags.`dlcourse.kind` = 'training'")
+    (longer,) = [run for run in runs if run.info.run_id != first.info.run_id]
+    history = store.client.get_metric_history(longer.info.run_id, "val/loss")
+    assert sorted(point.step for point in history) == [0, 1, 2, 3]
+    assert longer.info.status == "FINISHED"
+
+
+# --- what ends it ---
+
+
+def stored_status() -> str:
+    """That of the only training, without a command that might change it."""
+    with closing(sqlite3.connect("mlruns/mlflow.db")) as connection:
+        query = "SELECT status FROM runs JOIN tags USING (run_uuid) WHERE key = 'dlcourse.kind' AND value = 'training'"
+        ((status,),) = connection.execute(query).fetchall()
+    return str(status)
+
+
+def wait_until_gone(pid: int, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while psutil.pid_exists(pid):
+        assert time.monotonic() < end, "it has outlived the training"
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
-def test_a_helper_that_fails_fails_the_run(
-    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("FAIL", "in training")
-    with pytest.raises(CourseError, match=r"^process 1 of the training failed: ValueError: no more of this$"):
-        dlcourse.train(TOPIC, trainer=DDP)
-    (run,) = training_runs("telling")
-    assert run.info.status == "FAILED"
-    assert run.data.tags["dlcourse.error"].endswith("ValueError: no more of this")
-    assert "Traceback" in caplog.text, "of the worker"
-
-
-# --- workers, played by programs that load nothing ---
-
-READY = "import os, sys, time; os.write(1, b'ready'); os.close(1); "
-
-
-@pytest.fixture
-def team(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], AbstractContextManager[None]]:
-    """Two workers that run a program."""
-    data = Odd()
-    settings = Settings({}, {}, {})
-
-    def start(program: str) -> AbstractContextManager[None]:
-        monkeypatch.setattr("dlcourse.training.processes._PROGRAM", program)
-        return workers(Plan(TOPIC, settings, data.fingerprint, None, project), 3)
-
-    return start
-
-
-@pytest.mark.parametrize("end", [Interrupted(signal.SIGTERM), ValueError("of one's own"), KeyboardInterrupt()])
-def test_helpers_do_not_outlive_what_went_wrong(
-    project: Path, team: Callable[[str], AbstractContextManager[None]], end: BaseException
-) -> None:
-    wait = "open('process-' + os.environ['LOCAL_RANK'], 'w').write(str(os.getpid())); "
-    with pytest.raises(type(end)), team(f"import os; {wait} {READY} time.sleep(600)"):
-        raise end
-    for rank in (1, 2):
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(Path(f"process-{rank}").read_text()), 0)
-
-
 @pytest.mark.parametrize(
-    ("program", "reason"),
-    [
-        ("import sys; sys.exit('no such rows')", "no such rows"),
-        ("import os; os._exit(3)", "it ended with status 3"),
-        (f"{READY} sys.exit('lost')", "lost"),
-    ],
+    ("order", "first"), [("fail", ""), ("die", "wait")], ids=["in step", "while process 0 is busy"]
 )
-def test_a_helper_that_ends_too_early_is_one_line(
-    team: Callable[[str], AbstractContextManager[None]], program: str, reason: str
-) -> None:
-    with pytest.raises(CourseError, match=rf"^process 1 of the training failed: {reason}$"), team(program):
-        raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
+def test_a_process_that_ends_fails_the_run(program: Path, launcher: str, order: str, first: str) -> None:
+    status, out, err = ran(*LAUNCHERS[launcher], program, ORDER_0=first, ORDER_1=order)
+    assert (status, out) != (0, "")
+    assert order == "die" or "ValueError: no more of this" in err
+    if launcher == "torchrun":
+        assert stored_status() == "FAILED"
+    assert the_run().info.status == "FAILED", "at the latest by the next command: Lightning kills process 0"
+    wait_until_gone(int(Path("pid-0").read_text()))
 
 
-def test_the_helper_is_named_that_failed_first(team: Callable[[str], AbstractContextManager[None]]) -> None:
-    said = "'no such rows' if os.environ['LOCAL_RANK'] == '2' else 'gloo: Connection closed by peer'"
-    failed = r"^process 2 of the training failed: no such rows$"
-    with pytest.raises(CourseError, match=failed), team(f"{READY} sys.exit({said})"):
-        raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
+@pytest.mark.slow
+def test_the_next_command_names_a_run_whose_process_was_killed(program: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ran(*LAUNCHERS["Lightning"], program, DEVICES="2", ORDER_0="die")
+    assert stored_status() == "RUNNING"
+    run = the_run()
+    assert run.info.status == "FAILED"
+    (line,) = [line for line in caplog.messages if run.info.run_id in line]
+    assert run.data.tags["dlcourse.error"] in line
+    wait_until_gone(int(Path("pid-1").read_text()))
 
 
-def test_an_error_of_ones_own_is_not_put_down_to_a_helper(team: Callable[[str], AbstractContextManager[None]]) -> None:
-    with pytest.raises(ValueError, match=r"^mine$"), team(f"{READY} sys.exit('lost')"):
-        raise ValueError("mine")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "signum"),
+    [("Lightning", signal.SIGINT), ("Lightning", signal.SIGTERM), ("torchrun", signal.SIGTERM)],
+    indirect=["launcher"],
+)
+def test_a_signal_ends_the_run_as_killed(program: Path, launcher: str, signum: signal.Signals) -> None:
+    process = started(*LAUNCHERS[launcher], program, ORDER_0="wait")
+    while not Path("waiting").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=120)
+    assert stored_status() == "KILLED", err
+    wait_until_gone(int(Path("pid-1").read_text()))
+
+
+@pytest.mark.slow
+def test_processes_with_other_settings_begin_no_run(program: Path) -> None:
+    status, _, err = ran(*LAUNCHERS["torchrun"], program, DIFFER="1")
+    assert status == 1
+    assert "process 1 has model.lr 0.02, and process 0 0.01" in err
+    store = open_store()
+    assert not store.client.search_runs([store.experiment("telling")])
+
+
+# --- SLURM, and two hosts ---
+
+
+@pytest.mark.slow
+def test_processes_that_slurm_has_started(program: Path) -> None:
+    """With the variables that `srun` sets: there is no SLURM here."""
+    job = {"SLURM_JOB_ID": str(10000 + os.getpid() % 5000), "SLURM_NODELIST": "127.0.0.1", "SLURM_NODEID": "0"}
+    job |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1"}
+    tasks = [started(sys.executable, program, **job, SLURM_PROCID=rank, SLURM_LOCALID=rank) for rank in "01"]
+    for task in tasks:
+        _, err = task.communicate(timeout=120)
+        assert task.returncode == 0, err
+    run = the_run()
+    assert (run.info.status, run.data.params["trainer.devices"]) == ("FINISHED", "2")
+
+
+def two_hosts() -> Iterator[list[list[str]]]:
+    """What to put before a command to run it on each of two hosts: network namespaces, each with its own address."""
+    names = [f"dl{os.getpid()}{letter}" for letter in "ab"]
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    with ExitStack() as stack:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+                stack.callback(ip, "netns", "delete", name)
+            ip("link", "add", names[0], "netns", names[0], "type", "veth", "peer", names[1], "netns", names[1])
+            for number, name in enumerate(names, 1):
+                ip("-n", name, "address", "add", f"10.77.0.{number}/24", "dev", name)
+                for device in ("lo", name):
+                    ip("-n", name, "link", "set", device, "up")
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no network namespaces here: {error}")
+        # Their common host name has an address in neither of them.
+        yield [["ip", "netns", "exec", name, "env", f"GLOO_SOCKET_IFNAME={name}"] for name in names]
+
+
+hosts = pytest.fixture(two_hosts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["torchrun", "Lightning"])
+def test_two_hosts(program: Path, hosts: list[list[str]], by: str) -> None:
+    processes = []
+    for number, host in enumerate(hosts):
+        folder = Path(f"host-{number}")  # they share no folder
+        shutil.copytree("mlruns", folder / "mlruns") if number == 0 else folder.mkdir()
+        torchrun = [*TORCHRUN, "--nnodes", "2", "--node-rank", str(number), "--nproc-per-node", "1"]
+        torchrun += ["--master-addr", "10.77.0.1", "--master-port", "29511"]
+        alone = ["MASTER_ADDR=10.77.0.1", "MASTER_PORT=29512", f"NODE_RANK={number}", "NODES=2", sys.executable]
+        command = [*host, *(torchrun if by == "torchrun" else alone), program]
+        processes.append(started(*command, folder=folder))
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    assert {path.name.partition("-")[0] for path in Path("host-1").iterdir()} == {"rows", "pid"}, "of the model alone"
+    os.chdir("host-0")
+    run = the_run()
+    assert (run.info.status, run.data.params["trainer.num_nodes"]) == ("FINISHED", "2")
 
 
 # --- who gets which row ---
@@ -252,41 +374,38 @@ def test_lightning_deals_our_order_out_and_tells_it_the_epoch(shared: tuple[int,
 # --- what cannot be ---
 
 REFUSED = {
-    "--trainer.num_nodes 2": "--trainer.num_nodes must be 1 here: a tracked run trains on one machine",
-    "--trainer.strategy ddp_spawn": "--trainer.strategy ddp_spawn is not for a tracked run",
-    "--trainer.strategy fsdp": "the Trainer cannot be made: ",
-    "--trainer.strategy single_device": "--trainer.strategy single_device takes 1 device, not 2",
-    "--folds 3": "--folds trains on one device, one fold after another: set --trainer.devices 1, not 2",
-    "--data.val_fraction 0.01": "--trainer.devices 2 needs as many training and validation rows, not 1",
+    "train height-weight --trainer.strategy ddp_spawn": "--trainer.strategy ddp_spawn",
+    "train height-weight --trainer.strategy fsdp": "--trainer.strategy fsdp",
+    "train height-weight --trainer.strategy single_device": "--trainer.strategy single_device",
+    "train height-weight --folds 3": "--trainer.devices 1",
+    "train height-weight --data.val_fraction 0.01": "--trainer.devices",
+    "compare height-weight default other.yaml": "--trainer.devices 1",
 }
 
 
-@pytest.mark.parametrize("flags", REFUSED)
+@pytest.mark.parametrize("words", REFUSED)
 def test_what_several_processes_cannot_do_is_one_line(
-    project: Path, capsys: pytest.CaptureFixture[str], flags: str
+    project: Path, capsys: pytest.CaptureFixture[str], words: str
 ) -> None:
-    assert main(["train", "height-weight", *FLAGS, *flags.split()]) == 2
+    Path("other.yaml").write_text("seed: 1")
+    assert main([*words.split(), *FLAGS]) == 2
     line = capsys.readouterr().err
-    assert line.startswith(f"dlcourse: {REFUSED[flags]}")
+    assert REFUSED[words] in line
     assert line.count("\n") == 1
     assert not (project / "mlruns" / "artifacts").exists(), "no run was begun"
 
 
-def test_processes_that_somebody_else_started_are_refused(
-    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    assert main(["train", "height-weight", *FLAGS]) == 2
-    assert "run it without torchrun" in capsys.readouterr().err
+def test_an_interactive_session_has_no_command_to_run_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    with pytest.raises(SettingsError, match=r"--trainer\.devices 1"):
+        dlcourse.train("height-weight", trainer={"devices": 2, "accelerator": "cpu"})
 
 
-def test_a_topic_that_other_processes_cannot_import_is_refused(project: Path) -> None:
-    class Hidden(Line):
-        pass
-
-    topic: Any = Topic(name="hidden", title="Hidden", data=Odd, model=Hidden, baselines={"mean": baselines.mean})
-    with pytest.raises(CourseError, match=r"Hidden .* --trainer\.devices must be 1"):
-        dlcourse.train(topic, trainer=DDP)
+def test_flags_against_the_launcher_are_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=r"--trainer\.num_nodes is 3, but SLURM has started 2"):
+        dlcourse.train("height-weight", trainer={"num_nodes": 3, "accelerator": "cpu"})
 
 
 def test_memorising_one_batch_takes_one_device(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,20 +18,19 @@ from dlcourse.doctor.findings import Finding
 from dlcourse.errors import CourseError, one_line
 from dlcourse.settings import nearest_folder
 from dlcourse.tracking import relocation
+from dlcourse.tracking.abandoned import end_abandoned, is_abandoned
 from dlcourse.tracking.opening import open_store, request, schema_revision
 from dlcourse.tracking.store import Store, StoredRun, process_of
 
 # Gigabytes of disk, and of memory, below which a training is likely to die.
 MIN_FREE_GB = 1.0
-# The start of a process is known to about a second: one that started so shortly after a run may still be the run's.
-START_TOLERANCE_SECONDS = 5.0
 
 
 def check_machine(*, fix: bool = False) -> list[Finding]:
     """Check what every training needs, whether the store was moved, and the runs that are marked RUNNING.
 
     Args:
-        fix: Mark runs as KILLED whose process, on this machine, is gone, and change the addresses in the database of a
+        fix: Mark runs as FAILED whose process, on this machine, is gone, and change the addresses in the database of a
             store that was moved or copied.
     """
     store, store_finding = _store()
@@ -161,35 +160,14 @@ def _moved(store: Store, fix: bool) -> list[Finding]:
 
 def _running(store: Store, run: StoredRun, fix: bool) -> Finding:
     """Whether the process of a run that is marked RUNNING is alive; that of another machine cannot be seen."""
-    tags = run.data.tags
     topic = store.client.get_experiment(run.info.experiment_id).name
     name = f"{run.info.run_id} ({topic}: {run.info.run_name})"
     host, pid = process_of(run)
     if host != socket.gethostname() or not pid:
         return Finding("running", True, f"{name} on {host or 'an unknown machine'}, not on this one: left alone")
-    if _is_alive(int(pid), run.info.start_time / 1000):
+    if not is_abandoned(run):
         return Finding("running", True, f"{name} in process {pid}")
-    gone = f"its process {pid} on {host} is gone"
     if not fix:
+        gone = f"its process {pid} on {host} is gone"
         return Finding("running", False, f"{name} is marked RUNNING, and {gone}", "dlcourse doctor --fix ends it")
-    note = f"ended as KILLED by dlcourse doctor --fix, since {gone}"
-    earlier_note = tags.get("mlflow.note.content")
-    store.client.set_tag(run.info.run_id, "dlcourse.error", note)
-    store.client.set_tag(run.info.run_id, "mlflow.note.content", f"{earlier_note}\n\n{note}" if earlier_note else note)
-    store.client.set_terminated(run.info.run_id, "KILLED")
-    return Finding("running", True, f"{name} {note}")
-
-
-def _is_alive(pid: int, run_start: float) -> bool:
-    """Whether the process of a run is alive; ``run_start`` is in seconds since 1970.
-
-    A process that is younger than the run has the number of one that is gone.
-    """
-    if not psutil.pid_exists(pid):
-        return False
-    try:
-        process = psutil.Process(pid)
-        is_zombie = process.status() == psutil.STATUS_ZOMBIE
-        return not is_zombie and process.create_time() <= run_start + START_TOLERANCE_SECONDS
-    except psutil.Error:  # it may not be looked at, which does not make it gone
-        return True
+    return Finding("running", True, f"{name} {end_abandoned(store, run, 'dlcourse doctor --fix')}")

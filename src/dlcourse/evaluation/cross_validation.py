@@ -26,7 +26,7 @@ from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.run import Run
 from dlcourse.training.fit import fit, new_model
-from dlcourse.training.processes import count_processes
+from dlcourse.training.processes import check_one_process
 from dlcourse.training.request import Request
 from dlcourse.training.start import load_data, log_start
 
@@ -159,11 +159,7 @@ def cross_validate(request: Request, folds: int, repeats: int, name: str | None 
     """
     if folds < 2:
         raise SettingsError("--folds must be at least 2: one to test on and the others to train on")
-    if count_processes(request.settings.trainer) > 1:
-        devices = request.settings.trainer["devices"]
-        raise SettingsError(
-            f"--folds trains on one device, one fold after another: set --trainer.devices 1, not {devices}"
-        )
+    check_one_process(request.settings.trainer, "--folds")
     topic = request.topic
     data, settings = load_data(topic, request.settings)
     for number in range(folds):

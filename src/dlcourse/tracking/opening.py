@@ -26,6 +26,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from dlcourse.errors import CourseError, one_line, shown
 from dlcourse.settings import nearest_folder
 from dlcourse.tracking import relocation
+from dlcourse.tracking.abandoned import end_runs_of_several_processes
 from dlcourse.tracking.run import reason
 from dlcourse.tracking.store import Store, mlflow_command
 
@@ -50,7 +51,8 @@ QUIET = {
 def open_store(start: Path | None = None) -> Store:
     """The store at ``MLFLOW_TRACKING_URI``, else in the nearest ``mlruns/``, else a new one in ``start``.
 
-    Sets the levels of MLflow's and alembic's loggers for the whole process.
+    Trainings of several processes that are marked RUNNING, though their process is gone, are marked FAILED. Sets the
+    levels of MLflow's and alembic's loggers for the whole process.
 
     Args:
         start: The folder to search from, upwards; by default the current folder.
@@ -79,6 +81,7 @@ def open_store(start: Path | None = None) -> Store:
                 return _open_files(database)
     store = Store(uri, None)
     _check_database(store)
+    end_runs_of_several_processes(store)
     return store
 
 
@@ -104,6 +107,7 @@ def _open_files(database: Path) -> Store:
             log.info("making the store %s (once, takes some seconds)", database)
         _check_database(store)
     _warn_if_moved(database)
+    end_runs_of_several_processes(store)
     return store
 
 

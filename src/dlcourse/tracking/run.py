@@ -270,8 +270,9 @@ class Run:
                 self._end(error)
             except (Interrupted, KeyboardInterrupt) as late:  # any other error costs no more than its own step
                 if not self._has_ended:
-                    self._end(late, upload=False)  # which may take minutes
-                raise
+                    self._end(error or late, upload=False)  # which may take minutes
+                if error is None:
+                    raise
 
     def _end(self, error: BaseException | None, *, upload: bool = True) -> None:
         """Send what is left, each part by itself, and the status last: a run that says FINISHED is complete."""

@@ -51,11 +51,10 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Plan:
-    """What each process must know about the training. ``split`` is the fingerprint of the data."""
+    """What a process must know about the training; ``folder`` is that of the checkpoints, which process 0 writes."""
 
     topic: Topic
     settings: Settings
-    split: str
     monitor: str | None
     folder: Path
     resumed: Resumed | None = None
@@ -69,7 +68,7 @@ def new_model(topic: Topic, data: CourseData, settings: Settings) -> CourseModel
 
 
 def run_fit(plan: Plan, data: CourseData, model: CourseModel, run: Run | None) -> Fitted:
-    """Train by the plan; ``run`` is None in a worker."""
+    """Train by the plan; ``run`` is None in a process that only takes part."""
     fitted = fit(
         plan.topic, run, data, model, plan.settings, plan.monitor, plan.folder, plan.resumed, light=run is None
     )
@@ -138,10 +137,11 @@ def fit(
     names = ("best.ckpt", "last.ckpt") if monitor else ("last.ckpt",)
     checkpoint = next((folder / name for name in names if (folder / name).is_file()), None)
     epoch = max(trainer.current_epoch - 1, 0)
-    if checkpoint and divergence.epoch is None:
+    if run and checkpoint and divergence.epoch is None:
         state = read_checkpoint(checkpoint)
         model.load_state_dict(state["state_dict"])
         epoch = state["epoch"]
+    epoch = trainer.strategy.broadcast(epoch)  # only the process with the run has read it
     why = "at the last epoch" if trainer.current_epoch >= (trainer.max_epochs or 0) else "early"
     if divergence.epoch is not None:
         why = "diverging"

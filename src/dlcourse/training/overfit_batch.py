@@ -22,7 +22,7 @@ from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.run import Run
 from dlcourse.training.fit import new_model
-from dlcourse.training.processes import count_processes
+from dlcourse.training.processes import check_one_process
 from dlcourse.training.request import resolve
 from dlcourse.training.start import load_data, log_start
 from dlcourse.training.trainer import make_trainer
@@ -93,7 +93,7 @@ def overfit(
     request = resolve(topic, config, data, model, trainer, seed)
     settings = request.settings
     settings = dataclasses.replace(settings, trainer={**settings.trainer, "devices": 1, "strategy": "auto"})
-    count_processes(settings.trainer)  # raises if the accelerator is not available
+    check_one_process(settings.trainer, "overfit")
     datamodule, settings = load_data(request.topic, settings)
     if not datamodule.rows.targets.numel():
         raise SettingsError("there is nothing to overfit: the rows have no targets, and the loss needs none")

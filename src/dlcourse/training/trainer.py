@@ -79,7 +79,7 @@ def make_trainer(
     Raises:
         SettingsError: The accelerator or so many devices are not available, or settings contradict each other.
     """
-    _quiet()
+    quiet()
     accelerator = choose_accelerator(accelerator)
     check_devices(devices, strategy, accelerator)
     standard: list[Callback] = [Hardware(), Divergence(), EpochSeed(), LrAndSpeed(), Progress()]
@@ -136,7 +136,7 @@ def _tensorboard(folder: Path) -> Logger:
         ) from error
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Hide Lightning's messages that tell nothing new, or nothing that a user could act on."""
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
