@@ -4,13 +4,20 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import CourseError, SettingsError, suggestion
-from dlcourse.evaluation.assessment import evaluate_splits, final_metrics, judge_model
-from dlcourse.evaluation.baseline_runs import measure_baselines
+from dlcourse.evaluation.assessment import Assessment, evaluate_splits, final_metrics, judge_model
+from dlcourse.evaluation.baseline_runs import fingerprint_of, measure_baselines
+from dlcourse.evaluation.baselines import Baseline
 from dlcourse.evaluation.comparison import FIGURE, Comparison, plot_curves
 from dlcourse.evaluation.cross_validation import CrossValidation, cross_validate
+from dlcourse.evaluation.split_data import SplitData
+from dlcourse.evaluation.tasks import Task, TaskName
 from dlcourse.evaluation.verdict import diverged
 from dlcourse.export.model import ModelPage, export_model
 from dlcourse.models.base import CourseModel
@@ -21,14 +28,24 @@ from dlcourse.reporting.result import Result
 from dlcourse.settings import PositiveInt, Seed
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
-from dlcourse.tracking.run import CONTEXTS
+from dlcourse.tracking.run import CONTEXTS, Run
+from dlcourse.tracking.store import Store
 from dlcourse.tracking.views import runs_address
-from dlcourse.training.fit import Plan, new_model, run_fit
+from dlcourse.training.fit import Fitted, Plan, as_fitted, new_model, run_fit
 from dlcourse.training.hardware import choose_accelerator
 from dlcourse.training.processes import Processes, as_launched, check_one_process
-from dlcourse.training.request import resolve
+from dlcourse.training.request import resolve, settings_of_objects, topic_of
 from dlcourse.training.resume import prepare_resume
-from dlcourse.training.start import load_data, load_initial_weights, log_start, resume_run, settings_of
+from dlcourse.training.start import (
+    as_split_data,
+    check_in_memory,
+    load_data,
+    load_initial_weights,
+    log_data,
+    log_start,
+    resume_run,
+    settings_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -84,113 +101,212 @@ def train(
     request = resolve(topic, config, data, model, trainer, seed)
     if folds:
         return cross_validate(request, folds, repeats, name)
-    topic, settings = request.topic, request.settings
-    settings = dataclasses.replace(settings, trainer=as_launched(settings.trainer))
+    topic = request.topic
+    settings = dataclasses.replace(request.settings, trainer=as_launched(request.settings.trainer))
     processes = Processes(settings.trainer)
     if init_from and (resume or refit):
         raise SettingsError("--init_from cannot be combined with --resume or --refit, which have other initial weights")
 
-    datamodule, settings = load_data(topic, settings)
-    module = new_model(topic, datamodule, settings)
-    monitor = _monitor(topic, module, has_validation=len(datamodule.splits["val"]) > 0)
+    rows, settings = load_data(topic, settings)
+    module = new_model(topic, rows, settings)
+    monitor = _monitor(topic, module, rows)
+    if refit:
+        check_in_memory(topic, "--refit")
     if refit and not monitor:
         flag = next(each for each in settings.data if each.startswith("val_"))
         raise SettingsError(f"--refit needs validation rows to choose the epoch: set --data.{flag} above 0")
 
-    tags = {"dlcourse.kind": "training", "dlcourse.split": datamodule.fingerprint}
-    run_name, resumed = request.run_name, None
+    tags, run_name, resumed = {"experiment": request.experiment_name()}, request.run_name, None
     if resume:
-        resumed, inherited, old_name = resume_run(open_store(), resume, request, datamodule, module, processes.count)
-        tags |= inherited
+        resumed, tags, old_name = resume_run(open_store(), resume, request, rows, module, processes.count)
         refit, run_name = refit or "dlcourse.refit" in tags, f"{old_name} (resumed)"
-    else:
-        tags["experiment"] = request.experiment_name()
+    plan = Plan(topic, settings, monitor, Path("checkpoints"), resumed, refit)
     # Only process 0 goes on from here. The others have its initial weights and checkpoints from it, by Lightning.
     if processes.rank:
-        processes.take_part(Plan(topic, settings, monitor, Path("checkpoints"), resumed, refit), datamodule, module)
+        processes.take_part(plan, rows, module)
     store = open_store()
-    prepare_pages(store, topic)
     if init_from:
-        tags["dlcourse.init_from"] = load_initial_weights(store, topic, init_from, datamodule, module)
+        tags["dlcourse.init_from"] = load_initial_weights(store, topic, init_from, rows, module)
         tags["experiment"] += f", init_from={init_from}"
     if refit and "dlcourse.refit" not in tags:
         tags["dlcourse.refit"] = "true"
         tags["experiment"] += ", refit"
+    return _run(store, plan, rows, module, processes, name or run_name, tags)
+
+
+def train_module(
+    module: L.LightningModule,
+    datamodule: L.LightningDataModule,
+    *,
+    task: Task | TaskName,
+    baselines: Mapping[str, Baseline] | None = None,
+    experiment: str | None = None,
+    name: str = "default",
+    monitor: str = "val/loss",
+    mode: Literal["min", "max"] = "min",
+    callbacks: Sequence[Callback] = (),
+    trainer: Mapping[str, Any] | None = None,
+    seed: Seed = 0,
+) -> Result:
+    """Train any LightningModule on any LightningDataModule, as a run with verdict, baselines and a verified model.
+
+    The module is trained in place, and has the weights of the best epoch afterwards. Rows are seen through the
+    dataloaders alone: those for validation and test have to give theirs in the same order each time. The outputs of all
+    their rows are kept in memory, the inputs are not.
+
+    Args:
+        module: The module. Its ``forward`` takes the inputs of a batch, and returns outputs as the task has them.
+        datamodule: Its data. Without ``test_dataloader`` the verdict is on validation rows, without both on training
+            rows, which show no learning.
+        task: What the outputs mean: a `Task`, or the name of one that is made without arguments.
+        baselines: What to compare with, the trivial one first; by default that and a linear model.
+        experiment: The name of the MLflow experiment, by default that of the module's class.
+        name: The name of the run.
+        monitor: What early stopping and the best epoch go by: ``val/loss`` is the task's loss, and is always there;
+            or any metric that the module logs.
+        mode: Whether lower or higher values of it are better.
+        callbacks: Further callbacks.
+        trainer: Arguments of `make_trainer`, and of Lightning's Trainer.
+        seed: Seed of batches and dropout; the module has its weights already.
+
+    Raises:
+        SettingsError: A setting is invalid, or there is no baseline for such a task.
+        CourseError: Outputs or batches are not as the task needs them, or a problem outside the code.
+    """
+    topic = topic_of(module, datamodule, task, baselines, experiment)
+    topic = dataclasses.replace(topic, monitor=monitor, mode=mode, callbacks=lambda: callbacks)
+    settings = settings_of_objects(module, datamodule, trainer or {}, seed)
+    settings = dataclasses.replace(settings, trainer=as_launched(settings.trainer))
+    processes = Processes(settings.trainer)
+    data = as_split_data(topic, datamodule)
+    L.seed_everything(seed, workers=True, verbose=False)
+    plan = Plan(topic, settings, _monitor(topic, module, data), Path("checkpoints"))
+    if processes.rank:
+        processes.take_part(plan, data, module)
+    return _run(open_store(), plan, data, module, processes, name, {"experiment": name})
+
+
+def evaluate_module(
+    module: L.LightningModule,
+    datamodule: L.LightningDataModule,
+    *,
+    task: Task | TaskName,
+    baselines: Mapping[str, Baseline] | None = None,
+    experiment: str | None = None,
+    name: str = "default",
+    trainer: Mapping[str, Any] | None = None,
+) -> Result:
+    """Evaluate a LightningModule that is already trained, as a run with verdict, baselines and a verified model.
+
+    The arguments are those of `train_module`; of the Trainer only accelerator and precision matter. Overfitting is not
+    measured, since no epoch was seen.
+    """
+    topic = topic_of(module, datamodule, task, baselines, experiment)
+    settings = settings_of_objects(module, datamodule, trainer or {}, 0)
+    data, store = as_split_data(topic, datamodule), open_store()
+    prepare_pages(store, topic)
+    with store.start_run(topic.name, name, {"dlcourse.kind": "training", "experiment": name}) as run:
+        log_start(run, topic, data, settings)
+        return _conclude(run, topic, as_fitted(topic, module, data, settings))
+
+
+def _run(
+    store: Store,
+    plan: Plan,
+    data: SplitData,
+    module: L.LightningModule,
+    processes: Processes,
+    name: str,
+    tags: Mapping[str, str],
+) -> Result:
+    """One run of the store: train by the plan, evaluate, and save all there is to know of it."""
+    topic, settings = plan.topic, plan.settings
+    prepare_pages(store, topic)
+    tags = {"dlcourse.kind": "training", **tags}
+    if data.fingerprint:
+        tags["dlcourse.split"] = data.fingerprint
     if processes.count > 1:
         tags["dlcourse.processes"] = str(processes.count)
-
-    processes.start(datamodule, settings)
+    processes.start(data, settings)
     is_on_gpu = choose_accelerator(settings.trainer["accelerator"]) == "cuda"
-    with store.start_run(topic.name, name or run_name, tags, watched=is_on_gpu) as run:
-        log_start(run, topic, datamodule, settings)
+    with store.start_run(topic.name, name, tags, watched=is_on_gpu) as run:
+        log_start(run, topic, data, settings)
         folder = run.path("checkpoints/last.ckpt").parent
-        resumed = prepare_resume(resumed, folder) if resumed else None
-        plan = Plan(topic, settings, monitor, folder, resumed, refit)
+        resumed = prepare_resume(plan.resumed, folder) if plan.resumed else None
         with processes.together():
-            fitted = run_fit(plan, datamodule, module, run)
-        module, divergence = fitted.model, fitted.divergence
+            fitted = run_fit(dataclasses.replace(plan, folder=folder, resumed=resumed), data, module, run)
+        return _conclude(run, topic, fitted)
 
-        if divergence.epoch is not None:
-            assessment = None
-            metrics, baseline_runs = dict[str, float](), dict[str, str]()
-            verdict = diverged(divergence.epoch, divergence.loss, module.lr, datamodule.standardize)
-            run.fail(f"diverged: {verdict.advice}")
-        else:
-            evaluations = evaluate_splits(fitted.trainer, module, datamodule)
-            baselines, baseline_runs = measure_baselines(run, topic, datamodule, module)
-            assessment = judge_model(topic, module, datamodule, evaluations, baselines, run.history, fitted.epoch)
-            metrics, verdict = final_metrics(module, assessment), assessment.verdict
 
-        metrics |= {"best_epoch": float(fitted.epoch), "fit_seconds": fitted.seconds}
-        overfitting = fitted.overfitting if assessment else None
-        run.set_tags({"verdict": verdict.text, "overfitting": str(overfitting or "not measured")})
-        run.log_metrics(metrics)
-        answers = answer_questions(run, fitted) if assessment else {}
-        draw_figures(run, topic, fitted, assessment)
-        rows = datamodule.rows.inputs[datamodule.splits[datamodule.eval_split][:256]]  # enough to compare predictions
-        pages = {baseline: run_page(run.experiment_id, run_id) for baseline, run_id in baseline_runs.items()}
-        lines = headline(verdict, module.primary_metric, assessment, fitted.overfitting, pages)
-        exported = None
-        if assessment:
-            evaluated = assessment.evaluation
-            page = ModelPage(
-                description="<br>".join(lines),
-                metrics=list(evaluated.finals),
-                dataset=f"{topic.name} ({CONTEXTS[evaluated.split]})",
-                digest=datamodule.digest(datamodule.splits[evaluated.split]),
-            )
-            exported = export_model(run, module, rows, fitted.epoch, page)
-        result = Result(
-            topic=topic.name,
-            run_id=run.run_id,
-            run_name=run.name,
-            store=run.store.shown,
-            view=runs_address(store, run.experiment_id) if store.uri.startswith("http") else "",
-            metrics=metrics,
-            verdict=verdict,
-            primary_metric=module.primary_metric,
-            baseline_runs=baseline_runs,
-            answers=answers,
-            checkpoint=str(fitted.checkpoint) if assessment and fitted.checkpoint else None,
-            model_uri=exported.uri if exported else None,
-            overfitting=fitted.overfitting,
-            lost=run.lost,
-            history={key: list(points) for key, points in run.history.items()},
-            fitted=fitted,
-            assessment=assessment,
-            exported=exported,
+def _conclude(run: Run, topic: Topic, fitted: Fitted) -> Result:
+    """From a trained model to the result: evaluation, baselines, verdict, figures, export and report."""
+    task, data, divergence = fitted.task, fitted.data, fitted.divergence
+    assessment: Assessment | None = None
+    metrics, baseline_runs = dict[str, float](), dict[str, str]()
+    if divergence.epoch is not None:
+        is_standardized = not isinstance(data, CourseData) or data.standardize
+        verdict = diverged(divergence.epoch, divergence.loss, fitted.lr, is_standardized)
+        run.fail(f"diverged: {verdict.advice}")
+    else:
+        evaluations = evaluate_splits(fitted.trainer, fitted.model, task, data)
+        evaluation = evaluations[data.eval_split]
+        if not data.fingerprint:
+            log_data(run, topic, data, evaluations)
+            run.set_tags({"dlcourse.split": fingerprint_of(data, evaluation)})
+        baselines, baseline_runs = measure_baselines(run, topic, data, task, evaluation)
+        assessment = judge_model(topic, fitted.model, task, data, evaluations, baselines, run.history, fitted.epoch)
+        metrics, verdict = final_metrics(task, assessment), assessment.verdict
+
+    metrics |= {"best_epoch": float(fitted.epoch), "fit_seconds": fitted.seconds} if fitted.epochs else {}
+    overfitting = fitted.overfitting if assessment else None
+    run.set_tags({"verdict": verdict.text, "overfitting": str(overfitting or "not measured")})
+    run.log_metrics(metrics)
+    answers = answer_questions(run, fitted) if assessment else {}
+    draw_figures(run, topic, fitted, assessment)
+    pages = {baseline: run_page(run.experiment_id, run_id) for baseline, run_id in baseline_runs.items()}
+    lines = headline(verdict, task.primary_metric, assessment, fitted.overfitting, pages)
+    exported = None
+    if assessment:
+        evaluation = assessment.evaluation
+        page = ModelPage(
+            description="<br>".join(lines),
+            metrics=list(evaluation.finals),
+            dataset=f"{topic.name} ({CONTEXTS[evaluation.split]})",
+            digest=data.digest(data.splits[evaluation.split]) if isinstance(data, CourseData) else evaluation.digest,
         )
-        run.set_tags({"mlflow.note.content": note_of(run, topic, result, lines)})
+        exported = export_model(run, fitted.model, task, data.example_inputs(), fitted.epoch, page)
+    result = Result(
+        topic=topic.name,
+        run_id=run.run_id,
+        run_name=run.name,
+        store=run.store.shown,
+        view=runs_address(run.store, run.experiment_id) if run.store.uri.startswith("http") else "",
+        metrics=metrics,
+        verdict=verdict,
+        primary_metric=task.primary_metric,
+        baseline_runs=baseline_runs,
+        answers=answers,
+        checkpoint=str(fitted.checkpoint) if assessment and fitted.checkpoint else None,
+        model_uri=exported.uri if exported else None,
+        overfitting=fitted.overfitting,
+        lost=run.lost,
+        history={key: list(points) for key, points in run.history.items()},
+        fitted=fitted,
+        assessment=assessment,
+        exported=exported,
+    )
+    run.set_tags({"mlflow.note.content": note_of(run, topic, result, lines)})
     return result
 
 
-def _monitor(topic: Topic, module: CourseModel, has_validation: bool) -> str | None:
+def _monitor(topic: Topic, module: L.LightningModule, data: SplitData) -> str | None:
     """The monitored metric; None without validation rows. Raises `CourseError` if the model does not log it."""
-    names = module.metric_names("val")
-    if topic.monitor not in names:
-        near = suggestion(topic.monitor, names) or f"; it logs {', '.join(names)}"
-        raise CourseError(f"topic {topic.name} monitors {topic.monitor!r}, which its model does not log{near}")
-    return topic.monitor if has_validation else None
+    if isinstance(module, CourseModel):  # what another module logs is known when it has
+        names = module.metric_names("val")
+        if topic.monitor not in names:
+            near = suggestion(topic.monitor, names) or f"; it logs {', '.join(names)}"
+            raise CourseError(f"topic {topic.name} monitors {topic.monitor!r}, which its model does not log{near}")
+    return topic.monitor if data.has("val") else None
 
 
 def compare(

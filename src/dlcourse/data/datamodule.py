@@ -122,7 +122,37 @@ class CourseData(L.LightningDataModule, ABC):
     @property
     def eval_split(self) -> Split:
         """The split that a run is evaluated on: test rows, else validation rows, else training rows."""
-        return next(split for split in ("test", "val", "train") if len(self.splits[split]))
+        return next(split for split in ("test", "val", "train") if self.has(split))
+
+    def has(self, split: Split) -> bool:
+        """Whether the split has rows."""
+        return len(self.splits[split]) > 0
+
+    def num_rows(self, split: Split) -> int:
+        return len(self.splits[split])
+
+    @property
+    def origin(self) -> str:
+        """Where the rows come from, in words."""
+        return self.rows.source
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; empty for a regression."""
+        return self.rows.classes
+
+    def baseline_rows(self) -> tuple[Tensor, Tensor]:
+        """The inputs and targets that baselines are fitted to: all training rows."""
+        train = self.splits["train"]
+        return self.rows.inputs[train], self.rows.targets[train]
+
+    def example_inputs(self) -> Tensor:
+        """Some inputs of `eval_split`, up to 256: enough to compare predictions."""
+        return self.rows.inputs[self.splits[self.eval_split][:256]]
+
+    def count_shared(self) -> int:
+        """How many of the rows of `eval_split` have the same input and target as a training row."""
+        return self.rows.count_shared(self.splits[self.eval_split], self.splits["train"])
 
     @property
     def shape(self) -> list[int]:

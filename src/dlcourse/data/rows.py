@@ -17,6 +17,15 @@ SPLIT_NAMES: dict[Split, str] = {"train": "training", "val": "validation", "test
 """What each split is called in sentences and figures."""
 
 
+def digest_of(*tensors: Tensor) -> str:
+    """SHA-256 of tensors with their types and shapes, in 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Rows:
     """A data set in memory.
@@ -37,12 +46,8 @@ class Rows:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of every input and target, in 16 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for tensor in (self.inputs, self.targets):
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """A digest of every input and target."""
+        return digest_of(self.inputs, self.targets)
 
     def contents(self, rows: Tensor) -> list[bytes]:
         """A digest of each of these rows. Rows of equal input and target have equal digests, in any data set."""

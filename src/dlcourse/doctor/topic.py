@@ -23,6 +23,7 @@ from dlcourse.topics import Topic
 from dlcourse.tracking.interrupts import interruptible
 from dlcourse.training.fit import new_model
 from dlcourse.training.request import resolve
+from dlcourse.training.start import check_in_memory
 from dlcourse.training.trainer import make_trainer
 
 # In float64 the central difference has an error of about STEP**2 from the curvature, and 1e-16 / STEP from rounding.
@@ -56,14 +57,17 @@ def check_topic(
         CourseError: A setting is wrong, or something outside the code is in the way: a file, the hardware.
     """
     request = resolve(topic, config, data, model, trainer, seed)
+    check_in_memory(request.topic, "doctor")
     return _check(request.topic, request.settings)
 
 
 def _check(topic: Topic, settings: Settings) -> list[Finding]:
     data = topic.data(**settings.data)
+    assert isinstance(data, CourseData)
 
     def model() -> CourseModel:
         model = new_model(topic, data, settings)
+        assert isinstance(model, CourseModel)
         model.prepare(data)
         return model
 
@@ -276,7 +280,7 @@ def check_units(model: CourseModel, data: CourseData, trainer: Mapping[str, Any]
         for name, layer in model.named_modules():
             if isinstance(layer, RELU_LIKE):
                 hooks.enter_context(layer.register_forward_hook(hook_of(name)))
-        loss = evaluate(lightning_trainer, model, data, "train").metrics["loss"]
+        loss = evaluate(lightning_trainer, model, model, data, "train").metrics["loss"]
     after = f"after one epoch, with a loss of {loss:.4g}"
     if not math.isfinite(loss):
         return Finding("units", False, f"no number is left {after}", "lower --model.lr")

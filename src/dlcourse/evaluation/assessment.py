@@ -8,13 +8,14 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import SPLITS, Split
-from dlcourse.evaluation.baselines import with_every_class
+from dlcourse.errors import CourseError
+from dlcourse.evaluation.baselines import Baseline, with_every_class
 from dlcourse.evaluation.evaluate import evaluate, evaluate_outputs, values_of
 from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.evaluation.split_data import SplitData
+from dlcourse.evaluation.tasks import Task
 from dlcourse.evaluation.verdict import Verdict, judge
-from dlcourse.models.base import CourseModel
 from dlcourse.topics import Topic
 
 
@@ -33,34 +34,59 @@ class Assessment:
     shared_rows: int
 
 
-def fitting_rows(data: CourseData) -> tuple[Tensor, Tensor]:
-    """The inputs and targets of the training rows, as baselines are fitted to them."""
-    train = data.splits["train"]
-    return with_every_class(data.rows.inputs[train], data.rows.targets[train], data.rows.classes)
-
-
 def evaluate_splits(
-    trainer: L.Trainer, model: CourseModel, data: CourseData, splits: Sequence[Split] = SPLITS
+    trainer: L.Trainer, module: L.LightningModule, task: Task, data: SplitData
 ) -> dict[Split, Evaluation]:
-    """Evaluate a trained model on each split that has rows, with the Trainer's accelerator and precision."""
-    return {split: evaluate(trainer, model, data, split) for split in splits if len(data.splits[split])}
+    """Evaluate a trained model on validation rows and on ``data.eval_split``, as the Trainer computes."""
+    splits = [split for split in SPLITS if split == data.eval_split or (split == "val" and data.has("val"))]
+    return {split: evaluate(trainer, module, task, data, split) for split in splits}
 
 
-def fit_baselines(topic: Topic, data: CourseData, model: CourseModel) -> dict[str, Evaluation]:
-    """Fit each baseline to the training rows, and evaluate it on ``data.eval_split`` by the model's metrics."""
-    if not data.rows.targets.numel():  # the loss depends on the weights alone: there is nothing to predict
+def fit_baselines(
+    baselines: Mapping[str, Baseline], task: Task, data: SplitData, evaluation: Evaluation
+) -> dict[str, Evaluation]:
+    """Fit each baseline to training rows, and evaluate it on the rows of ``evaluation`` by the task's metrics.
+
+    Where the data gives no inputs for it, only the trivial one is there.
+
+    Raises:
+        CourseError: The dataloader gives these rows in another order than before.
+    """
+    if not baselines or not evaluation.targets.numel():  # the loss depends on the weights alone: nothing to predict
         return {}
-    rows, inputs = fitting_rows(data), data.rows.inputs[data.splits[data.eval_split]]
-    return {
-        name: evaluate_outputs(model, data, data.eval_split, baseline(*rows)(inputs))
-        for name, baseline in topic.baselines.items()
-    }
+    num_outputs = evaluation.outputs.shape[1]
+    inputs, targets = data.baseline_rows()
+    # As the task shapes them beside outputs, of which there are none for these rows.
+    targets = task.shaped(evaluation.outputs[:1].expand(len(targets), num_outputs), targets)[1]
+    if not targets.is_floating_point():
+        inputs, targets = with_every_class(inputs, targets, range(max(num_outputs, 2)))
+    has_inputs = inputs.shape[1:] != (0,)
+    known = baselines if has_inputs else dict(list(baselines.items())[:1])
+    fitted = {name: baseline(inputs, targets) for name, baseline in known.items()}
+    outputs: dict[str, list[Tensor]] = {name: [] for name in fitted}
+    seen: list[Tensor] = []
+    for batch in data.eval_dataloader(evaluation.split):
+        rows, labels = task.split_batch(batch)
+        rows = rows.cpu() if has_inputs else torch.empty(len(labels), 0)
+        for name, predict in fitted.items():
+            outputs[name].append(predict(rows).reshape(len(rows), num_outputs))
+        seen.append(labels.cpu())
+        if sum(map(len, seen)) >= len(evaluation.targets):  # a Trainer may be limited to some batches
+            break
+    targets = task.shaped(evaluation.outputs, torch.cat(seen))[1]
+    if not torch.equal(targets, evaluation.targets):
+        raise CourseError(
+            f"{evaluation.split}_dataloader gives its rows in another order each time, so that models cannot be "
+            "compared row by row: set its shuffle to False"
+        )
+    return {name: evaluate_outputs(task, evaluation.split, torch.cat(each), targets) for name, each in outputs.items()}
 
 
 def judge_model(
     topic: Topic,
-    model: CourseModel,
-    data: CourseData,
+    module: L.LightningModule,
+    task: Task,
+    data: SplitData,
     evaluations: dict[Split, Evaluation],
     baselines: dict[str, Evaluation],
     curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
@@ -70,42 +96,44 @@ def judge_model(
 
     Args:
         topic: The topic.
-        model: The trained model.
+        module: The trained model.
+        task: What it was trained for.
         data: Its data.
         evaluations: Its evaluations by split, at least that on ``data.eval_split``.
         baselines: The baselines' evaluations on ``data.eval_split``.
         curves: ``train/loss`` and ``val/loss``: (epoch, value).
         kept_epoch: The epoch of the kept weights.
     """
-    evaluation, train = evaluations[data.eval_split], data.splits["train"]
+    evaluation = evaluations[data.eval_split]
     if topic.judge:
-        verdict = topic.judge(model, data)
+        verdict = topic.judge(module, data)
     else:
+        is_classifier = not evaluation.targets.is_floating_point()
         verdict = judge(
             evaluation,
-            lambda order: values_of(model, evaluation.outputs, evaluation.targets[order]),
+            lambda order: values_of(task, evaluation.outputs, evaluation.targets[order]),
             baselines,
-            model.primary_metric,
-            higher_is_better=model.primary_metric not in model.lower_is_better,
-            training_classes=torch.unique(data.rows.targets[train]).tolist() if data.rows.classes else [],
+            task.primary_metric,
+            higher_is_better=task.primary_metric not in task.lower_is_better,
+            training_classes=torch.unique(data.baseline_rows()[1].long()).tolist() if is_classifier else [],
             curves=curves,
             kept_epoch=kept_epoch,
         )
-    is_train = data.eval_split == "train"
-    shared_rows = 0 if is_train else data.rows.count_shared(data.splits[data.eval_split], train)
-    return Assessment(evaluations, evaluation, baselines, verdict, shared_rows)
+    return Assessment(
+        evaluations, evaluation, baselines, verdict, 0 if data.eval_split == "train" else data.count_shared()
+    )
 
 
-def final_metrics(model: CourseModel, assessment: Assessment) -> dict[str, float]:
+def final_metrics(task: Task, assessment: Assessment) -> dict[str, float]:
     """What a run logs when it has ended, by name.
 
     Every metric on the split of the verdict, the primary one on validation rows, and the best baseline's.
     """
-    evaluation, primary = assessment.evaluation, model.primary_metric
+    evaluation, primary = assessment.evaluation, task.primary_metric
     metrics = evaluation.finals
     if (val := assessment.evaluations.get("val")) and math.isfinite(val.metrics[primary]):
         metrics[val.final_name(primary)] = val.metrics[primary]
     if values := [each.metrics[primary] for each in assessment.baselines.values()]:
-        best = min(values) if primary in model.lower_is_better else max(values)
+        best = min(values) if primary in task.lower_is_better else max(values)
         metrics[f"{evaluation.split}/baseline_{primary}"] = best
     return metrics

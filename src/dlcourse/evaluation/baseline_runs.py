@@ -5,12 +5,13 @@ from contextlib import suppress
 import numpy as np
 import torch
 
-from dlcourse.data.datamodule import CourseData
+from dlcourse.data.rows import digest_of
 from dlcourse.evaluation import baselines
-from dlcourse.evaluation.assessment import fitting_rows
+from dlcourse.evaluation.assessment import fit_baselines
 from dlcourse.evaluation.evaluate import evaluate_outputs
 from dlcourse.evaluation.evaluation import Evaluation
-from dlcourse.models.base import CourseModel
+from dlcourse.evaluation.split_data import SplitData
+from dlcourse.evaluation.tasks import Task
 from dlcourse.topics import Topic
 from dlcourse.tracking.run import Run
 
@@ -18,20 +19,25 @@ GREY = "#9e9e9e"
 """Baselines stand apart from trainings, whose colours MLflow draws from their ids."""
 
 
+def fingerprint_of(data: SplitData, evaluation: Evaluation) -> str:
+    """A digest of the rows and splits: the data's own, or one of the evaluated and the training rows."""
+    return data.fingerprint or f"{evaluation.digest[:8]}{digest_of(*data.baseline_rows())[:8]}"
+
+
 def measure_baselines(
-    run: Run, topic: Topic, data: CourseData, model: CourseModel
+    run: Run, topic: Topic, data: SplitData, task: Task, evaluation: Evaluation
 ) -> tuple[dict[str, Evaluation], dict[str, str]]:
-    """Evaluate each of the topic's baselines on ``data.eval_split`` by the model's metrics.
+    """Evaluate each of the topic's baselines on the rows of ``evaluation`` by the task's metrics.
 
     Returns the evaluations and the ids of the baselines' runs, both by the baseline's name.
 
     If the store has a baseline for these rows and this code, its outputs are read from there. Otherwise it is fitted,
     evaluated, and saved as a separate run.
     """
-    if not data.rows.targets.numel():  # the loss depends on the weights alone: there is nothing to predict
+    split, store = evaluation.split, run.store
+    if not evaluation.targets.numel():  # the loss depends on the weights alone: there is nothing to predict
         return {}, {}
-    rows, store = fitting_rows(data), run.store
-    key = {"dlcourse.split": data.fingerprint, "dlcourse.judge": f"{data.eval_split} {model.primary_metric}"}
+    key = {"dlcourse.split": fingerprint_of(data, evaluation), "dlcourse.judge": f"{split} {task.primary_metric}"}
     measured, run_ids = {}, {}
     run.write()
     with store.lock("baselines"):
@@ -39,26 +45,26 @@ def measure_baselines(
         with suppress(Exception):  # without the store there is still a verdict
             if run.reachable:
                 known = store.baselines(topic.name, *key.values())
-        for name, baseline in topic.baselines.items():
-            version = baselines.version(baseline)
-            if (name, version) in known:
-                stored = known[name, version]
+        versions = {name: baselines.version(each) for name, each in topic.baselines.items()}
+        for name, version in versions.items():
+            if stored := known.get((name, version)):
                 outputs = torch.from_numpy(np.load(store.files_of(stored) / "outputs.npy"))
-                measured[name] = evaluate_outputs(model, data, data.eval_split, outputs)
+                measured[name] = evaluate_outputs(task, split, outputs, evaluation.targets)
                 run_ids[name] = stored.info.run_id
-                continue
-            outputs = baseline(*rows)(data.rows.inputs[data.splits[data.eval_split]])
-            measured[name] = evaluate_outputs(model, data, data.eval_split, outputs)
+        missing = {name: each for name, each in topic.baselines.items() if name not in measured}
+        for name, fitted in fit_baselines(missing, task, data, evaluation).items():
+            measured[name] = fitted
             tags = {
                 "dlcourse.kind": "baseline",
                 "mlflow.runColor": GREY,
                 "dlcourse.baseline": name,
-                "dlcourse.baseline_version": version,
+                "dlcourse.baseline_version": versions[name],
                 **key,
             }
             with store.start_run(topic.name, f"baseline: {name}", tags, within=run) as part:
-                part.log_metrics(measured[name].finals)
+                part.log_metrics(fitted.finals)
                 with part.attempt("outputs.npy"):
-                    np.save(part.path("outputs.npy"), measured[name].outputs.numpy())
+                    np.save(part.path("outputs.npy"), fitted.outputs.numpy())
             run_ids[name] = part.run_id
-    return measured, {name: run_id for name, run_id in run_ids.items() if run_id}
+    names = [name for name in topic.baselines if name in measured]
+    return {name: measured[name] for name in names}, {name: run_ids[name] for name in names if run_ids[name]}

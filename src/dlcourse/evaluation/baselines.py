@@ -20,6 +20,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from dlcourse.errors import SettingsError
+from dlcourse.evaluation.tasks import BinaryClassification, Classification, Regression, Task
+
 Predictor = Callable[[Tensor], Tensor]
 Baseline = Callable[[Tensor, Tensor], Predictor]
 
@@ -69,15 +72,21 @@ def _regression(estimator: Any, inputs: Tensor, targets: Tensor) -> Predictor:
     return lambda rows: torch.from_numpy(fitted.predict(_table(rows)).reshape(len(rows), -1)).float()
 
 
-def logistic_regression(inputs: Tensor, targets: Tensor) -> Predictor:
+def logistic_regression(inputs: Tensor, targets: Tensor, max_iter: int = 1000) -> Predictor:
     """Logistic regression with scikit-learn's default penalty, C = 1."""
-    fitted = _fit(LogisticRegression(max_iter=1000), inputs, targets)
+    fitted = _fit(LogisticRegression(max_iter=max_iter), inputs, targets)
 
     def logits(rows: Tensor) -> Tensor:
         scores = torch.from_numpy(fitted.decision_function(_table(rows))).float()
         return scores[:, None] if scores.ndim == 1 else scores
 
     return logits
+
+
+def short_logistic_regression(inputs: Tensor, targets: Tensor) -> Predictor:
+    """The same after 100 iterations: enough for a few features, and close to it for thousands, as of images."""
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        return logistic_regression(inputs, targets, max_iter=100)
 
 
 def _fit(estimator: Any, inputs: Tensor, targets: Tensor) -> Pipeline:
@@ -132,6 +141,24 @@ def one_logit_per_class(baseline: Baseline) -> Baseline:
         return outputs
 
     return fitted
+
+
+def of_task(task: Task) -> dict[str, Baseline]:
+    """The trivial and the linear baseline of a task.
+
+    Raises:
+        SettingsError: The task is of another kind.
+    """
+    if isinstance(task, Regression):
+        return {"mean": mean, "ridge": ridge}
+    if isinstance(task, BinaryClassification):
+        return {"majority": majority, "logistic-regression": short_logistic_regression}
+    if isinstance(task, Classification):
+        return {
+            "majority": one_logit_per_class(majority),
+            "logistic-regression": one_logit_per_class(short_logistic_regression),
+        }
+    raise SettingsError(f"a task of your own, {type(task).__name__}, needs baselines=, the trivial one first")
 
 
 def version(baseline: Baseline) -> str:

@@ -97,7 +97,7 @@ def _rank(results: list[Result], metric: str, split: Split) -> float:
     figures = _figures(results, metric, split)
     if len(figures) < len(results):
         return math.inf
-    return statistics.mean(figures) * (1 if metric in results[0].model.lower_is_better else -1)
+    return statistics.mean(figures) * (1 if metric in results[0].fitted.task.lower_is_better else -1)
 
 
 def _cells(results: list[Result], metric: str, split: Split) -> list[str]:

@@ -14,10 +14,11 @@ from scipy import stats
 
 from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import CourseError, SettingsError
-from dlcourse.evaluation.assessment import Assessment, evaluate_splits, final_metrics, fit_baselines, judge_model
+from dlcourse.evaluation.assessment import Assessment, final_metrics, fit_baselines, judge_model
+from dlcourse.evaluation.evaluate import evaluate
 from dlcourse.evaluation.intervals import CONFIDENCE
+from dlcourse.evaluation.tasks import Task
 from dlcourse.evaluation.verdict import LEAST_EFFECT, Comparison, Difference, against, diverged
-from dlcourse.models.base import CourseModel
 from dlcourse.reporting.card import in_columns
 from dlcourse.reporting.note import table
 from dlcourse.reporting.pages import prepare_pages
@@ -162,6 +163,8 @@ def cross_validate(request: Request, folds: int, repeats: int, name: str | None 
     check_one_process(request.settings.trainer, "--folds")
     topic = request.topic
     data, settings = load_data(topic, request.settings)
+    if not isinstance(data, CourseData):
+        raise SettingsError(f"--folds divides rows in memory, and {topic.name} has no CourseData: leave it out")
     for number in range(folds):
         data.fold(number, folds)  # raises if a class is too small, before a run is started
     name = f"{name or request.run_name}, {repeats} x {folds} folds"
@@ -183,11 +186,11 @@ def cross_validate(request: Request, folds: int, repeats: int, name: str | None 
                 part = f"{name}: fold {place}"
                 with parent.store.start_run(topic.name, part, tags, within=parent) as run:
                     run.log_params({"fold": number, "repeat": repeat})
-                    model, assessment = _fold(topic, run, data, settings)
+                    task, assessment = _fold(topic, run, data, settings)
                 assessments.append(assessment)
-                metrics, primary = assessment.evaluation.metrics, model.primary_metric
+                metrics, primary = assessment.evaluation.metrics, task.primary_metric
                 log.info("fold %d/%d  %s %.4g", place, folds * repeats - 1, primary, metrics[primary])
-        result = _summary(topic, parent, model, folds, repeats, assessments)
+        result = _summary(topic, parent, task, folds, repeats, assessments)
         parent.log_metrics(result.metrics)
         parent.set_tags(
             {
@@ -198,25 +201,25 @@ def cross_validate(request: Request, folds: int, repeats: int, name: str | None 
     return result
 
 
-def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple[CourseModel, Assessment]:
+def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple[Task, Assessment]:
     model = new_model(topic, data, settings)
     monitor = topic.monitor if len(data.splits["val"]) else None
     # TensorBoard's files are written beside the folder of the checkpoints, and are kept.
     with tempfile.TemporaryDirectory(dir=run.path("checkpoints").parent) as folder:
         fitted = fit(topic, run, data, model, settings, monitor, Path(folder), light=True)
         if fitted.divergence.epoch is not None:
-            why = diverged(fitted.divergence.epoch, fitted.divergence.loss, model.lr, data.standardize).advice
+            why = diverged(fitted.divergence.epoch, fitted.divergence.loss, fitted.lr, data.standardize).advice
             raise CourseError(f"{run.name} diverged: {why}")
-        model = fitted.model
-        evaluations = evaluate_splits(fitted.trainer, model, data, ["test"])
-    baselines = fit_baselines(topic, data, model)
-    assessment = judge_model(topic, model, data, evaluations, baselines, run.history, fitted.epoch)
-    run.log_metrics({**final_metrics(model, assessment), "best_epoch": fitted.epoch})
-    return model, assessment
+        task = fitted.task
+        evaluation = evaluate(fitted.trainer, model, task, data, "test")
+    baselines = fit_baselines(topic.baselines, task, data, evaluation)
+    assessment = judge_model(topic, model, task, data, {"test": evaluation}, baselines, run.history, fitted.epoch)
+    run.log_metrics({**final_metrics(task, assessment), "best_epoch": fitted.epoch})
+    return task, assessment
 
 
 def _summary(
-    topic: Topic, run: Run, model: CourseModel, folds: int, repeats: int, assessments: list[Assessment]
+    topic: Topic, run: Run, task: Task, folds: int, repeats: int, assessments: list[Assessment]
 ) -> CrossValidation:
     names = list(assessments[0].evaluation.metrics)
     values = {name: [each.evaluation.metrics[name] for each in assessments] for name in names}
@@ -230,7 +233,7 @@ def _summary(
     }
     differences = {
         baseline: {
-            name: compare(values[name], metrics[name], folds, name not in model.lower_is_better) for name in names
+            name: compare(values[name], metrics[name], folds, name not in task.lower_is_better) for name in names
         }
         for baseline, metrics in of_baselines.items()
     }
@@ -241,25 +244,25 @@ def _summary(
         store=run.store.shown,
         folds=folds,
         repeats=repeats,
-        primary_metric=model.primary_metric,
-        lower_is_better=model.primary_metric in model.lower_is_better,
+        primary_metric=task.primary_metric,
+        lower_is_better=task.primary_metric in task.lower_is_better,
         estimates={name: estimate(each, folds) for name, each in values.items()},
         baselines=baselines,
         differences=differences,
-        sentence=_sentence(model, assessments, baselines, differences),
+        sentence=_sentence(task, assessments, baselines, differences),
         lost=run.lost,
     )
 
 
 def _sentence(
-    model: CourseModel,
+    task: Task,
     assessments: list[Assessment],
     baselines: Mapping[str, Mapping[str, Estimate]],
     differences: Mapping[str, Mapping[str, Difference]],
 ) -> str:
     """Like the verdict of a run: compare with the trivial baseline first, then with the best of the others."""
     trivial, *others = baselines
-    quantities = dict.fromkeys(("loss", model.primary_metric))
+    quantities = dict.fromkeys(("loss", task.primary_metric))
     std = float(np.mean([each.baselines[trivial].losses.std(correction=0) for each in assessments]))
     enough = -differences[trivial]["loss"].mean >= LEAST_EFFECT * std
     better = [name for name in quantities if differences[trivial][name].comparison == "better"]
@@ -267,6 +270,6 @@ def _sentence(
         return f"learned nothing that these folds show: not better than {trivial}"
     best = min(others, key=lambda name: baselines[name]["loss"].mean, default=trivial)
     judged = {name: differences[best][name] for name in quantities}
-    if differences[best]["loss"] == differences[best][model.primary_metric]:
+    if differences[best]["loss"] == differences[best][task.primary_metric]:
         judged.pop("loss")
     return f"learned: {against(best, judged, 'these folds', 'the setting')}"

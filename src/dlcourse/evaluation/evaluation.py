@@ -15,7 +15,8 @@ class Evaluation:
     """One pass over a split in evaluation mode.
 
     ``metrics`` have names without a prefix (``loss``, ``mse``). ``outputs`` are N x outputs, and ``targets`` as in the
-    data. ``losses`` and each of ``scores`` (the metrics of single rows) are float64, N.
+    data. ``losses`` and each of ``scores`` (the metrics of single rows) are float64, N. ``digest`` is that of
+    inputs and targets, where the data has none before.
     """
 
     split: Split
@@ -24,6 +25,7 @@ class Evaluation:
     targets: Tensor
     losses: Tensor
     scores: dict[str, Tensor]
+    digest: str = ""
 
     @property
     def values(self) -> dict[str, Tensor]:

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from dlcourse import topics
+from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import CourseError, SettingsError
 from dlcourse.evaluation.evaluate import evaluate
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
 from dlcourse.training.checkpoints import load_checkpoint, read_checkpoint
-from dlcourse.training.start import kept_checkpoint
+from dlcourse.training.fit import task_of
+from dlcourse.training.start import as_split_data, kept_checkpoint
 from dlcourse.training.trainer import make_trainer
 
 
@@ -36,19 +38,22 @@ def test(topic: str | Topic, *, run: str | None = None, checkpoint: str | Path |
     store = open_store() if run else None
     stored = store.find_run(run, topic.name) if store and run else None
     path = kept_checkpoint(store.files_of(stored)) if store and stored else Path(str(checkpoint))
-    model, data = load_checkpoint(topic, path)
-    data.prepare_data()
-    data.setup("test")
-    if stored and stored.data.tags["dlcourse.split"] != data.fingerprint:
+    model, datamodule = load_checkpoint(topic, path)
+    task, data = task_of(topic, model), as_split_data(topic, datamodule)
+    if isinstance(data, CourseData):
+        data.prepare_data()
+        data.setup("test")
+    if stored and data.fingerprint and stored.data.tags["dlcourse.split"] != data.fingerprint:
         raise CourseError(
             f"the rows of {stored.info.run_name} ({stored.info.run_id}) or their split have changed since: restore its "
             "data, or train again"
         )
     if path.parent.name == "refit":
+        assert isinstance(data, CourseData)
         data.refit()
     hardware = read_checkpoint(path).get("dlcourse_hardware", {})
     trainer = make_trainer(patience=None, precision=hardware.get("precision", "auto"))
-    evaluation = evaluate(trainer, model, data, data.eval_split)
+    evaluation = evaluate(trainer, model, task, data, data.eval_split)
     metrics = evaluation.finals
     for name, (low, high) in evaluation.intervals.items():
         metrics |= {f"{evaluation.final_name(name)}_low": low, f"{evaluation.final_name(name)}_high": high}

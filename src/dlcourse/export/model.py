@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import lightning as L
 import mlflow.pytorch
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
 
 from dlcourse.errors import CourseError
-from dlcourse.models.base import CourseModel
+from dlcourse.evaluation.tasks import Task
 from dlcourse.tracking.run import WAITING, Run, reason
 from dlcourse.tracking.store import Store
 
@@ -39,12 +40,15 @@ RTOL, ATOL = 1e-4, 1e-5
 class PredictionModule(nn.Module):
     """The exported module: raw inputs, N x shape, to predictions, N x outputs (values or probabilities)."""
 
-    def __init__(self, model: CourseModel) -> None:
+    def __init__(self, model: nn.Module, task: Task) -> None:
         super().__init__()
         self.model = model
+        # In a list: a task that is the model itself would be registered as a second module.
+        self.tasks = [task]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.model.predictions(self.model(inputs))
+        (task,) = self.tasks
+        return task.predictions(task.outputs_of(self.model, inputs))
 
 
 @dataclass(frozen=True)
@@ -77,19 +81,23 @@ class ModelPage:
     digest: str
 
 
-def export_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int, page: ModelPage) -> Exported:
+def export_model(
+    run: Run, model: L.LightningModule, task: Task, inputs: object, epoch: int, page: ModelPage
+) -> Exported:
     """Call `log_model`; an exception becomes a warning and is named in the text of the result."""
     try:
         if not run.reachable:
             raise CourseError(run.lost[WAITING])
-        uri = log_model(run, model, inputs, epoch, page)
+        if not isinstance(inputs, Tensor):
+            raise CourseError(f"the inputs of an exported model are one tensor, not a {type(inputs).__name__}")
+        uri = log_model(run, model, task, inputs, epoch, page)
     except Exception as error:  # an export that fails must not cost the training
         log.warning("the model is not in the store: %s", reason(error))
         return Exported(None, f"not verified: {reason(error)[:120]}")
     return Exported(uri, f"{uri}, verified: loaded back, same predictions on {len(inputs)} rows")
 
 
-def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int, page: ModelPage) -> str:
+def log_model(run: Run, model: L.LightningModule, task: Task, inputs: Tensor, epoch: int, page: ModelPage) -> str:
     """Log the model to the store, load it back, and compare the predictions of the two.
 
     Moves ``model`` to the CPU, sets it to evaluation mode, and detaches it from its Trainer.
@@ -97,6 +105,7 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int, page: Mo
     Args:
         run: The run that the model comes from.
         model: The module with the weights to keep.
+        task: Its task, which makes predictions of its outputs.
         inputs: Rows to compare the predictions of, N x shape; the first two are kept as the input example.
         epoch: The epoch of the weights.
         page: What to show of the model.
@@ -112,7 +121,7 @@ def log_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int, page: Mo
     inputs = inputs if len(inputs) > 1 else inputs.repeat(2, *[1] * (inputs.ndim - 1))  # torch.export fixes a size of 1
     model = model.cpu().eval()
     model.trainer = None  # torch.export would follow the reference
-    module = PredictionModule(model).eval()
+    module = PredictionModule(model, task).eval()
     with torch.no_grad():
         expected = module(inputs)
     run.write()

@@ -1,25 +1,25 @@
 """The base of all models: one step behind training, validation and test, and what it logs."""
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Batch, Split
 from dlcourse.errors import SettingsError
+from dlcourse.evaluation.tasks import Task, as_float32
 from dlcourse.models.optimizers import OptimizerName, ScheduleName, make_optimizer, make_schedule
 from dlcourse.settings import Fraction, NonNegativeFloat, PositiveFloat
 
 
-class CourseModel(L.LightningModule, ABC):
-    """A network with its loss, metrics, optimiser and schedule.
+class CourseModel(L.LightningModule, Task, ABC):
+    """A network with its loss, metrics, optimiser and schedule: a LightningModule that is its own `Task`.
 
     The positional arguments come from the data; the keyword arguments are the settings. A subclass builds
     ``self.network``, from standardised inputs (N x shape) to outputs (N x outputs).
@@ -38,12 +38,6 @@ class CourseModel(L.LightningModule, ABC):
     """
 
     network: nn.Module
-    primary_metric: str
-    """The one of `per_sample_metrics` that a run is compared by."""
-    lower_is_better: frozenset[str] = frozenset({"loss"})
-    """Names of the metrics that are better when lower."""
-    extra_test_metrics: Mapping[str, str] = MappingProxyType({})
-    """Further metrics that a test logs as ``test/<name>``, with a description; the card shows each on its own line."""
 
     def __init__(
         self,
@@ -67,15 +61,7 @@ class CourseModel(L.LightningModule, ABC):
         self.input_std: Tensor
         self.register_buffer("input_mean", torch.zeros(scaling_shape))
         self.register_buffer("input_std", torch.ones(scaling_shape))
-        # A NaN loss must be seen, not left out of the mean: and looking for it would wait for the GPU in each step.
-        metrics = {"loss": MeanMetric(nan_strategy="disable"), **self.metrics()}
-        collection = MetricCollection(metrics, compute_groups=False)
-        self.train_metrics = collection.clone("train/")
-        self.val_metrics = collection.clone("val/")
-        self.test_metrics = collection.clone("test/")
-        # Training rows in evaluation mode: only two metrics, since each costs time every epoch.
-        few = {name: metrics[name] for name in ("loss", self.primary_metric) if name in metrics}
-        self.train_eval_metrics = MetricCollection(few, prefix="train/eval_", compute_groups=False).clone()
+        self.measure_also({})
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
@@ -91,25 +77,23 @@ class CourseModel(L.LightningModule, ABC):
         """
         return None if self.schedule == "constant" else f"--model.schedule {self.schedule}"
 
-    @abstractmethod
-    def metrics(self) -> dict[str, Any]:
-        """The torchmetrics to log beside the loss, by name. Their ``update`` has the arguments ``preds, target``."""
-
-    @abstractmethod
-    def predictions(self, outputs: Tensor) -> Tensor:
-        """From the network's outputs to what a user wants: values of a regression, probabilities of a classifier."""
-
-    @abstractmethod
-    def per_sample_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each row, N, without regularisation."""
+    def measure_also(self, metrics: Mapping[str, Metric]) -> None:
+        super().measure_also(metrics)
+        # A NaN loss must be seen, not left out of the mean: and looking for it would wait for the GPU in each step.
+        named: dict[str, Metric | MetricCollection] = {
+            "loss": MeanMetric(nan_strategy="disable"), **self.all_metrics()
+        }  # fmt: skip
+        collection = MetricCollection(named, compute_groups=False)
+        self.train_metrics = collection.clone("train/")
+        self.val_metrics = collection.clone("val/")
+        self.test_metrics = collection.clone("test/")
+        # Training rows in evaluation mode: only two metrics, since each costs time every epoch.
+        few = {name: named[name] for name in ("loss", self.primary_metric) if name in named}
+        self.train_eval_metrics = MetricCollection(few, prefix="train/eval_", compute_groups=False).clone()
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The scalar that a training step minimises: the mean of `per_sample_loss`, unless a subclass overrides it."""
         return self.per_sample_loss(outputs, targets).mean()
-
-    @abstractmethod
-    def per_sample_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """For each metric that is a mean over rows, its N values: their spread gives its standard error."""
 
     def prepare(self, data: CourseData) -> None:
         """Set what is computed from the training rows before the first step: the scaling of the inputs."""
@@ -138,7 +122,7 @@ class CourseModel(L.LightningModule, ABC):
 
     def metric_names(self, split: Split) -> list[str]:
         """The names under which a split's metrics are logged: ``val/loss`` and so on."""
-        return [f"{split}/{name}" for name in ("loss", *self.metrics())]
+        return [f"{split}/{name}" for name in ("loss", *self.all_metrics())]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs, targets = batch
@@ -206,8 +190,3 @@ class CourseModel(L.LightningModule, ABC):
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = make_schedule(self.schedule, optimizer, lr=self.lr, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def as_float32(outputs: Tensor) -> Tensor:
-    """Outputs as metrics need them: in float32, where mixed precision has made them bfloat16 or float16."""
-    return outputs if outputs.dtype == torch.float64 else outputs.float()

@@ -19,12 +19,15 @@ from torch import Tensor
 
 from dlcourse.data.rows import SPLIT_NAMES, SPLITS
 from dlcourse.evaluation.intervals import interval_of_share
+from dlcourse.evaluation.tasks import BinaryClassification, Classification, Regression
 
 if TYPE_CHECKING:
     from dlcourse.data.datamodule import CourseData
     from dlcourse.evaluation.evaluation import Evaluation
     from dlcourse.evaluation.overfitting import Overfitting
-    from dlcourse.models.base import CourseModel
+    from dlcourse.evaluation.split_data import SplitData
+    from dlcourse.evaluation.tasks import Task
+    from dlcourse.topics import FigureFunction
 
 COLOURS = {"train": "#1f77b4", "val": "#d95f02", "test": "#7570b3"}
 MOST_CLASSES = 40
@@ -111,9 +114,14 @@ def lines_through_points(data: CourseData, lines: Mapping[str, Callable[[Tensor]
     return figure
 
 
-def confusion_matrix(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
+def class_names(data: SplitData, evaluation: Evaluation) -> Sequence[str]:
+    """The names of the classes; their numbers where they have none."""
+    return data.classes or [str(number) for number in range(max(evaluation.outputs.shape[1], 2))]
+
+
+def confusion_matrix(model: Task, data: SplitData, evaluation: Evaluation) -> Figure:
     """The number of rows of each true class that were predicted as each class, and its share of the true class."""
-    outputs, classes = evaluation.outputs, data.rows.classes
+    outputs, classes = evaluation.outputs, class_names(data, evaluation)
     predictions = (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
     labels = np.arange(len(classes))
     counts = metrics.confusion_matrix(
@@ -137,7 +145,7 @@ def confusion_matrix(model: CourseModel, data: CourseData, evaluation: Evaluatio
     return figure
 
 
-def class_accuracy(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
+def class_accuracy(model: Task, data: SplitData, evaluation: Evaluation) -> Figure:
     """The accuracy of each class with its 95 % interval (Wilson), the best class on top."""
     right, targets = evaluation.scores["accuracy"].numpy(), evaluation.targets.numpy()
     classes = np.unique(targets)
@@ -146,7 +154,7 @@ def class_accuracy(model: CourseModel, data: CourseData, evaluation: Evaluation)
     classes, counts, rows = classes[order], counts[order], rows[order]
     figure = Figure(figsize=(7, 1.4 + 0.35 * len(classes)), layout="constrained")
     axes = figure.add_subplot()
-    names = [data.rows.classes[each] for each in classes]
+    names = [class_names(data, evaluation)[each] for each in classes]
     errors = _errors(counts, rows)
     axes.barh(names, counts / rows, xerr=errors, capsize=3, color=COLOURS["train"], alpha=0.8)
     for position, (share, below, above) in enumerate(zip(counts / rows, *errors, strict=True)):
@@ -158,6 +166,35 @@ def class_accuracy(model: CourseModel, data: CourseData, evaluation: Evaluation)
     return figure
 
 
+def predicted_and_true(model: Task, data: SplitData, evaluation: Evaluation) -> Figure:
+    """The predictions of the first target against its values, and the line where both are equal."""
+    true, predicted = evaluation.targets[:, 0].numpy(), evaluation.outputs[:, 0].numpy()
+    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter(true, predicted, s=12, alpha=0.5, color=COLOURS["train"])
+    axes.axline((float(true.mean()), float(true.mean())), slope=1, linestyle=":", color="grey", label="perfect")
+    axes.set(xlabel="target", ylabel="prediction", title=f"Predictions, {SPLIT_NAMES[evaluation.split]} rows")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def of_outputs(task: Task) -> dict[str, FigureFunction]:
+    """The figures that need nothing but outputs and targets, for any model of a task."""
+    draw: dict[str, Callable[[Task, SplitData, Evaluation], Figure]] = {}
+    if isinstance(task, Regression):
+        draw = {"predicted-and-true": predicted_and_true}
+    elif isinstance(task, BinaryClassification):
+        draw = {"confusion-matrix": confusion_matrix, "roc": roc_curve, "calibration": calibration_curve}
+    elif isinstance(task, Classification):
+        draw = {"confusion-matrix": confusion_matrix, "class-accuracy": class_accuracy}
+
+    def by_task(figure: Callable[[Task, SplitData, Evaluation], Figure]) -> FigureFunction:
+        return lambda model, data, evaluation: figure(task, data, evaluation)
+
+    return {name: by_task(figure) for name, figure in draw.items()}
+
+
 def _errors(counts: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The distances from the proportions ``counts / rows``, N, to the ends of their 95 % intervals: 2 x N."""
     ends = np.array([interval_of_share(int(count), int(n)) for count, n in zip(counts, rows, strict=True)])
@@ -165,7 +202,7 @@ def _errors(counts: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> np.ndar
     return errors
 
 
-def _probabilities(model: CourseModel, evaluation: Evaluation) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _probabilities(model: Task, evaluation: Evaluation) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Targets and probabilities of class 1, N each."""
     return evaluation.targets.numpy(), model.predictions(evaluation.outputs).numpy()
 
@@ -178,20 +215,20 @@ def _unit_square(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _of_one_class(axes: Axes, data: CourseData, targets: np.ndarray[Any, Any]) -> bool:
+def _of_one_class(axes: Axes, names: Sequence[str], targets: np.ndarray[Any, Any]) -> bool:
     """Whether all rows are of one class, so that there is no curve; if so, writes that into the figure."""
     classes = np.unique(targets)
     if len(classes) == 1:
-        axes.text(0.5, 0.5, f"every row is of class {data.rows.classes[classes[0]]}", ha="center")
+        axes.text(0.5, 0.5, f"every row is of class {names[classes[0]]}", ha="center")
     return len(classes) == 1
 
 
-def roc_curve(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
+def roc_curve(model: Task, data: SplitData, evaluation: Evaluation) -> Figure:
     """True against false positive rate over all thresholds, with the area under the curve."""
     targets, probabilities = _probabilities(model, evaluation)
     title = f"ROC, {SPLIT_NAMES[evaluation.split]} rows"
     figure, axes = _unit_square(title, "false positive rate", "true positive rate (sensitivity)")
-    if _of_one_class(axes, data, targets):
+    if _of_one_class(axes, class_names(data, evaluation), targets):
         return figure
     false, true, _ = metrics.roc_curve(targets, probabilities)
     axes.plot([0, 1], [0, 1], ":", color="grey", label="chance")
@@ -200,16 +237,18 @@ def roc_curve(model: CourseModel, data: CourseData, evaluation: Evaluation) -> F
     return figure
 
 
-def precision_recall_curve(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
+def precision_recall_curve(model: Task, data: SplitData, evaluation: Evaluation) -> Figure:
     """Precision against recall over all thresholds, with the average precision."""
     targets, probabilities = _probabilities(model, evaluation)
     figure, axes = _unit_square(f"Precision and recall, {SPLIT_NAMES[evaluation.split]} rows", "recall", "precision")
-    if _of_one_class(axes, data, targets):
+    if _of_one_class(axes, class_names(data, evaluation), targets):
         return figure
     precision, recall, _ = metrics.precision_recall_curve(targets, probabilities)
     defined = recall > 0  # scikit-learn adds a last point with recall 0 and precision 1, which no threshold gives
     share = targets.mean()
-    axes.axhline(share, linestyle=":", color="grey", label=f"chance: share of {data.rows.classes[1]}, {share:.2f}")
+    axes.axhline(
+        share, linestyle=":", color="grey", label=f"chance: share of {class_names(data, evaluation)[1]}, {share:.2f}"
+    )
     average = metrics.average_precision_score(targets, probabilities)
     label = f"average precision {average:.3f}"
     axes.step(recall[defined], precision[defined], where="post", color=COLOURS["train"], label=label)
@@ -217,13 +256,13 @@ def precision_recall_curve(model: CourseModel, data: CourseData, evaluation: Eva
     return figure
 
 
-def calibration_curve(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
+def calibration_curve(model: Task, data: SplitData, evaluation: Evaluation) -> Figure:
     """Observed share of class 1 in each fifth of the rows, by predicted probability, with its 95 % interval.
 
     scikit-learn's ``calibration_curve`` does not return the numbers of rows, which the intervals need.
     """
     targets, probabilities = _probabilities(model, evaluation)
-    title, positive = f"Calibration, {SPLIT_NAMES[evaluation.split]} rows", data.rows.classes[1]
+    title, positive = f"Calibration, {SPLIT_NAMES[evaluation.split]} rows", class_names(data, evaluation)[1]
     figure, axes = _unit_square(title, f"predicted probability of {positive}", f"observed share of {positive}")
     axes.plot([0, 1], [0, 1], ":", color="grey", label="perfect")
     groups = np.array_split(np.argsort(probabilities), min(5, len(targets)))

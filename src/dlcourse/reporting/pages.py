@@ -72,7 +72,7 @@ def page_of(topic: Topic) -> Page:
     return Page(
         title=topic.title,
         lesson=topic.lesson,
-        metric=getattr(topic.model, "primary_metric", "loss"),  # each model has one, but not every class
+        metric=getattr(topic.task or topic.model, "primary_metric", "loss"),  # each task has one, but not every class
         monitor=topic.monitor,
         settings=most_changed(experiments),
         is_validated=float(experiments.get("default", {}).get("data.val_fraction", 1)) > 0,

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from matplotlib.figure import Figure
 
+from dlcourse.data.datamodule import CourseData
 from dlcourse.evaluation.assessment import Assessment
 from dlcourse.reporting.figures import learning_curves
 from dlcourse.reporting.note import MOST_PIXELS
@@ -23,7 +24,7 @@ def draw_figures(run: Run, topic: Topic, fitted: Fitted, assessment: Assessment 
     plots: dict[str, Callable[[], Figure | None]] = {
         "learning-curves": lambda: learning_curves(run.history, "loss", fitted.epoch, fitted.overfitting)
     }
-    if "train/accuracy" in run.history:
+    if "train/accuracy" in run.history or "val/accuracy" in run.history:
         plots["accuracy-curves"] = lambda: learning_curves(run.history, "accuracy", fitted.epoch)
     if assessment:
         fitted.model.cpu().eval()
@@ -40,11 +41,11 @@ def answer_questions(run: Run, fitted: Fitted) -> dict[str, float]:
     """The predictions for ``data.queries()``, by input. Moves the model to the CPU."""
     answers: dict[str, float] = {}
     with run.attempt("answers"):
-        queries = fitted.data.queries()  # K x shape
+        queries = fitted.data.queries() if isinstance(fitted.data, CourseData) else None  # K x shape
         if queries is not None:
             with torch.no_grad():
                 outputs = fitted.model.cpu().eval()(queries)
-            predictions = fitted.model.predictions(outputs).view(len(queries), -1)  # K x columns
+            predictions = fitted.task.predictions(outputs).view(len(queries), -1)  # K x columns
             pairs = zip(queries, predictions, strict=True)
             answers = {f"{float(question[0]):g}": float(prediction[0]) for question, prediction in pairs}
     return answers

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import SPLIT_NAMES
 from dlcourse.evaluation.assessment import Assessment
 from dlcourse.evaluation.overfitting import Overfitting
@@ -12,9 +13,10 @@ from dlcourse.reporting.card import in_columns
 from dlcourse.training.start import rows_text
 
 if TYPE_CHECKING:
-    from dlcourse.data.datamodule import CourseData
+    import lightning as L
+
+    from dlcourse.evaluation.split_data import SplitData
     from dlcourse.export.model import Exported
-    from dlcourse.models.base import CourseModel
     from dlcourse.training.fit import Fitted
 
 
@@ -57,12 +59,12 @@ class Result:
     exported: "Exported | None" = field(repr=False)
 
     @property
-    def model(self) -> "CourseModel":
+    def model(self) -> "L.LightningModule":
         """The model with the kept weights, on the CPU unless the training diverged."""
         return self.fitted.model
 
     @property
-    def data(self) -> "CourseData":
+    def data(self) -> "SplitData":
         return self.fitted.data
 
     @property
@@ -114,14 +116,14 @@ def card_lines(result: Result) -> list[tuple[str, str]]:
         lines.append(("generalisation", "no test rows; these rows also chose the weights, so the metric is optimistic"))
     if result.overfitting:
         lines.append(("overfitting", str(result.overfitting)))
-    stopped = (
-        f"{fitted.why_stopped}, after {fitted.epochs} epochs (0 to {fitted.epochs - 1}) and {fitted.seconds:.1f} s"
-    )
-    lines.append(("stopped", f"{stopped}; the weights of epoch {fitted.epoch} are kept"))
+    if fitted.epochs:
+        took = f"after {fitted.epochs} epochs (0 to {fitted.epochs - 1}) and {fitted.seconds:.1f} s"
+        lines.append(("stopped", f"{fitted.why_stopped}, {took}; the weights of epoch {fitted.epoch} are kept"))
     if fitted.refitted:
         lines.append(("refit", f"trained again on training and validation rows, for {fitted.epoch + 1} epochs"))
-    asked, told = (*data.rows.feature_names, "input")[0], (*data.rows.target_names, "answer")[0]
-    lines += [("answer", f"{asked} {question}: {told} {answer:.2f}") for question, answer in result.answers.items()]
+    if isinstance(data, CourseData):
+        asked, told = (*data.rows.feature_names, "input")[0], (*data.rows.target_names, "answer")[0]
+        lines += [("answer", f"{asked} {question}: {told} {answer:.2f}") for question, answer in result.answers.items()]
     lines.append(("model", result.exported.text if result.exported else "none: a model that diverged is not saved"))
     lines.append(("run", f"{result.run_id} in {result.store}"))
     lines.append(("view", result.view or "make ui, or dlcourse ui"))
@@ -139,11 +141,14 @@ def _metric_lines(result: Result, assessment: Assessment) -> list[tuple[str, str
         low, high = evaluation.intervals[metric]
         text += f" (95 % interval {low:.4g} to {high:.4g}, {num_rows} rows)"
     lines = [(f"{split} {metric}", text)]
-    for name, meaning in result.model.extra_test_metrics.items():
+    for name, meaning in result.fitted.task.extra_test_metrics.items():
         if name in evaluation.metrics:
             lines.append(("also", f"{evaluation.metrics[name]:.4g} {meaning}"))
     if assessment.baselines:
         text = ", ".join(f"{name} {each.metrics[metric]:.4g}" for name, each in assessment.baselines.items())
+        rows = len(result.data.baseline_rows()[1])
+        if rows != result.data.num_rows("train"):
+            text += f" (fitted to {rows} training rows)"
         lines.append(("baselines", f"{metric} of {text}"))
     if evaluation.split != "train":
         for name, differences in result.verdict.differences.items():

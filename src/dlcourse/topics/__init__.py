@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
@@ -19,21 +19,26 @@ from typing import TYPE_CHECKING, Any, Literal
 from dlcourse.errors import CourseError, SettingsError, one_line, suggestion
 
 if TYPE_CHECKING:
+    import lightning as L
+    from lightning.pytorch.callbacks import Callback
     from matplotlib.figure import Figure
+    from torchmetrics import Metric
 
-    from dlcourse.data.datamodule import CourseData
     from dlcourse.evaluation.baselines import Baseline
     from dlcourse.evaluation.evaluation import Evaluation
+    from dlcourse.evaluation.tasks import PerSampleLoss, Task
     from dlcourse.evaluation.verdict import Verdict
-    from dlcourse.models.base import CourseModel
 
-    Judge = Callable[[Any, CourseData], Verdict]
-    FigureFunction = Callable[[Any, CourseData, Evaluation], Figure | None]
+    Judge = Callable[[Any, Any], Verdict]
+    FigureFunction = Callable[[Any, Any, Evaluation], Figure | None]
 
 
 @dataclass(frozen=True)
 class Topic:
     """A topic: its data, model, baselines and figures.
+
+    ``data`` and ``model`` may be any LightningDataModule and LightningModule: then the topic has a ``task``, which says
+    what the model's outputs mean. Those of `CourseData` and `CourseModel` say it themselves.
 
     ``name`` and ``title`` must be string literals. The first baseline is the trivial one (mean, majority): a model has
     learned something if it beats that one. It is worth using only if it beats the others as well.
@@ -41,9 +46,16 @@ class Topic:
 
     name: str
     title: str
-    data: type[CourseData]
-    model: type[CourseModel]
+    data: type[L.LightningDataModule]
+    model: type[L.LightningModule]
     baselines: Mapping[str, Baseline]
+    task: Task | None = None
+    loss: PerSampleLoss | None = None
+    """The loss of each row, from outputs and targets to N numbers, in place of the task's."""
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    """Further torchmetrics of predictions and targets; their ``higher_is_better`` says which direction is better."""
+    callbacks: Callable[[], Sequence[Callback]] = tuple
+    """Makes further callbacks for each training."""
     monitor: str = "val/loss"
     mode: Literal["min", "max"] = "min"
     figures: Mapping[str, FigureFunction] = field(default_factory=dict)

@@ -188,11 +188,15 @@ class Run:
             datasets: The rows of each split.
         """
         self.log_params(params)
+        self.log_datasets(datasets)
+        self.log_text("settings.yaml", settings)
+        self.log_text("environment.txt", environment())
+
+    def log_datasets(self, datasets: Mapping[Split, Dataset]) -> None:
+        """Log the rows of each split."""
         inputs = [dataset.as_input(CONTEXTS[split]) for split, dataset in datasets.items()]
         with self.attempt("the data set's name"):
             self.store.client.log_inputs(self.run_id, inputs)
-        self.log_text("settings.yaml", settings)
-        self.log_text("environment.txt", environment())
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters; those that are no strings are written as JSON."""

@@ -4,12 +4,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 
 from dlcourse import settings
-from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import CourseError, one_line
-from dlcourse.models.base import CourseModel
 from dlcourse.topics import Topic
 
 RENAMED_WEIGHTS = {"input_deviation": "input_std"}
@@ -51,7 +50,7 @@ def upgrade(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return checkpoint
 
 
-def load_checkpoint(topic: Topic, path: Path) -> tuple[CourseModel, CourseData]:
+def load_checkpoint(topic: Topic, path: Path) -> tuple[L.LightningModule, L.LightningDataModule]:
     """The model of a checkpoint, in evaluation mode and with its weights in the precision that they were saved in.
 
     Its data comes with it, not yet set up.
@@ -64,6 +63,11 @@ def load_checkpoint(topic: Topic, path: Path) -> tuple[CourseModel, CourseData]:
         model = topic.model(**content["hyper_parameters"])
         model.load_state_dict(content["state_dict"], assign=True)
         data = topic.data(**content["datamodule_hyper_parameters"])
-    except (KeyError, TypeError, RuntimeError) as error:
+    except KeyError as error:
+        raise CourseError(
+            f"{path} is no checkpoint of {topic.name}: it has no {error}, which self.save_hyperparameters() in the "
+            "__init__ of data and model would keep"
+        ) from error
+    except (TypeError, RuntimeError) as error:
         raise CourseError(f"{path} is no checkpoint of {topic.name}: {one_line(error)[:120]}") from error
     return model.eval(), data

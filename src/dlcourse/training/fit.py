@@ -1,5 +1,6 @@
 """Training itself: from a model and its data to the weights that are kept."""
 
+import copy
 import dataclasses
 import logging
 import time
@@ -8,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
 from dlcourse.data.datamodule import CourseData
-from dlcourse.errors import CourseError, explained
+from dlcourse.errors import CourseError, SettingsError, explained
 from dlcourse.evaluation.overfitting import Overfitting
+from dlcourse.evaluation.split_data import SplitData, datamodule_of
+from dlcourse.evaluation.tasks import Task
 from dlcourse.models.base import CourseModel
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
@@ -22,7 +27,6 @@ from dlcourse.tracking.run import Run
 from dlcourse.training.callbacks.checkpoints import AtomicCheckpointIO
 from dlcourse.training.callbacks.divergence import Divergence, divergence_of
 from dlcourse.training.callbacks.overfitting import OverfittingMonitor
-from dlcourse.training.checkpoints import read_checkpoint
 from dlcourse.training.resume import Resumed
 from dlcourse.training.trainer import make_trainer
 
@@ -36,8 +40,9 @@ class Fitted:
     ``epochs`` is the number of epochs trained, ``epoch`` the one whose weights are kept, counted from 0.
     """
 
-    model: CourseModel
-    data: CourseData
+    model: L.LightningModule
+    task: Task
+    data: SplitData
     trainer: L.Trainer
     divergence: Divergence
     checkpoint: Path | None
@@ -47,6 +52,11 @@ class Fitted:
     seconds: float
     overfitting: Overfitting | None
     refitted: bool = False
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the optimiser's first parameter group at the end."""
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
 
 @dataclass(frozen=True)
@@ -61,13 +71,60 @@ class Plan:
     refit: bool = False
 
 
-def new_model(topic: Topic, data: CourseData, settings: Settings) -> CourseModel:
+def new_model(topic: Topic, data: SplitData, settings: Settings) -> L.LightningModule:
     """The topic's model for this data. Sets the random state of Python, NumPy and torch to the run's seed."""
     L.seed_everything(settings.seed, workers=True, verbose=False)
-    return topic.model(data.shape, data.outputs, **settings.model)
+    if not issubclass(topic.model, CourseModel):
+        return topic.model(**settings.model)
+    if not isinstance(data, CourseData):
+        raise CourseError(f"{topic.model.__name__} takes its shapes from a CourseData, not a {topic.data.__name__}")
+    model = topic.model(data.shape, data.outputs, **settings.model)
+    task_of(topic, model)
+    return model
 
 
-def run_fit(plan: Plan, data: CourseData, model: CourseModel, run: Run | None) -> Fitted:
+def task_of(topic: Topic, model: L.LightningModule) -> Task:
+    """The task of a topic's model, with the topic's loss and metrics.
+
+    The model itself if it is a task; else the topic's, with the model's ``per_sample_loss`` if it has one.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    if isinstance(model, Task):
+        task: Task = model
+    elif topic.task is None:
+        raise SettingsError(f"topic {topic.name}: {type(model).__name__} is no CourseModel, so its Topic needs a task=")
+    else:
+        task = copy.copy(topic.task)
+        if loss := getattr(model, "per_sample_loss", None):
+            task.use_loss(loss)
+    if topic.loss:
+        task.use_loss(topic.loss)
+    if topic.metrics:
+        task.measure_also(topic.metrics)
+    return task
+
+
+def as_fitted(topic: Topic, model: L.LightningModule, data: SplitData, settings: Settings) -> Fitted:
+    """A model that has been trained elsewhere, with a Trainer to evaluate it by."""
+    trainer = make_trainer(**{**settings.trainer, "patience": None, "devices": 1})
+    return Fitted(
+        model,
+        task_of(topic, model),
+        data,
+        trainer,
+        divergence_of(trainer),
+        checkpoint=None,
+        why_stopped="trained elsewhere",
+        epochs=0,
+        epoch=0,
+        seconds=0.0,
+        overfitting=None,
+    )
+
+
+def run_fit(plan: Plan, data: SplitData, model: L.LightningModule, run: Run | None) -> Fitted:
     """Train by the plan; ``run`` is None in a process that only takes part."""
     fitted = fit(
         plan.topic, run, data, model, plan.settings, plan.monitor, plan.folder, plan.resumed, light=run is None
@@ -80,8 +137,8 @@ def run_fit(plan: Plan, data: CourseData, model: CourseModel, run: Run | None) -
 def fit(
     topic: Topic,
     run: Run | None,
-    data: CourseData,
-    model: CourseModel,
+    data: SplitData,
+    model: L.LightningModule,
     settings: Settings,
     monitor: str | None,
     folder: Path,
@@ -107,8 +164,9 @@ def fit(
     Raises:
         CourseError: The training failed for a known reason, such as a lack of memory.
     """
-    monitoring = OverfittingMonitor()
-    callbacks: list[Callback] = [OwnSignals(), monitoring]
+    task = task_of(topic, model)
+    monitoring = OverfittingMonitor(None if isinstance(model, CourseModel) else task)
+    callbacks: list[Callback] = [OwnSignals(), monitoring, *topic.callbacks()]
     if run:
         callbacks.append(Curve(run))
     limit = {"max_epochs": resumed.max_epochs} if resumed else {}
@@ -127,8 +185,13 @@ def fit(
     started = time.perf_counter()
     last = resumed.checkpoint if resumed else None
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=last, weights_only=True)
-    except RuntimeError as error:
+        trainer.fit(model, datamodule=datamodule_of(data), ckpt_path=last, weights_only=True)
+    except (RuntimeError, MisconfigurationException) as error:
+        logged = trainer.callback_metrics
+        if monitor and logged and monitor not in logged:
+            raise CourseError(
+                f"nothing logs {monitor}, by which the best epoch is chosen; there are {', '.join(logged)}"
+            ) from error
         if explanation := explained(error):
             raise CourseError(explanation) from error
         raise
@@ -138,7 +201,7 @@ def fit(
     checkpoint = next((folder / name for name in names if (folder / name).is_file()), None)
     epoch = max(trainer.current_epoch - 1, 0)
     if run and checkpoint and divergence.epoch is None:
-        state = read_checkpoint(checkpoint)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=False)  # which this process has written
         model.load_state_dict(state["state_dict"])
         epoch = state["epoch"]
     epoch = trainer.strategy.broadcast(epoch)  # only the process with the run has read it
@@ -147,6 +210,7 @@ def fit(
         why = "diverging"
     return Fitted(
         model,
+        task,
         data,
         trainer,
         divergence,
@@ -159,11 +223,12 @@ def fit(
     )
 
 
-def refit(topic: Topic, run: Run | None, data: CourseData, settings: Settings, chosen: Fitted, folder: Path) -> Fitted:
+def refit(topic: Topic, run: Run | None, data: SplitData, settings: Settings, chosen: Fitted, folder: Path) -> Fitted:
     """Train a new model on training and validation rows together, for as many epochs as the best weights took.
 
     Changes the split of ``data``. Metrics are logged as ``refit/...``.
     """
+    assert isinstance(data, CourseData)
     data.refit()
     log.info("training again on %d rows for %d epochs", len(data.splits["train"]), chosen.epoch + 1)
     model = new_model(topic, data, settings)
@@ -171,7 +236,7 @@ def refit(topic: Topic, run: Run | None, data: CourseData, settings: Settings, c
         **{**settings.trainer, "max_epochs": chosen.epoch + 1, "patience": None, "stopping_threshold": None},
         folder=folder,
         logger=RunLogger(run, "refit/") if run else None,
-        callbacks=[OwnSignals()],
+        callbacks=[OwnSignals(), *topic.callbacks()],
     )
     if run:
         trainer.strategy.checkpoint_io = RunCheckpointIO(run)
@@ -182,6 +247,7 @@ def refit(topic: Topic, run: Run | None, data: CourseData, settings: Settings, c
     return dataclasses.replace(
         chosen,
         model=model,
+        task=task_of(topic, model),
         trainer=trainer,
         checkpoint=last if last.is_file() else None,
         seconds=seconds,

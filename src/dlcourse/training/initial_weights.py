@@ -4,12 +4,12 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import lightning as L
 import yaml
 
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import SPLIT_NAMES
 from dlcourse.errors import CourseError, one_line
-from dlcourse.models.base import CourseModel
 from dlcourse.topics import Topic
 from dlcourse.tracking.store import Store, StoredRun
 from dlcourse.training.checkpoints import read_checkpoint
@@ -17,7 +17,7 @@ from dlcourse.training.checkpoints import read_checkpoint
 log = logging.getLogger(__name__)
 
 
-def start_from(model: CourseModel, checkpoint: Path) -> list[str]:
+def start_from(model: L.LightningModule, checkpoint: Path) -> list[str]:
     """Load those weights of a checkpoint that the model has too, by name and shape. Logs how many, and which not.
 
     Returns:
@@ -95,6 +95,7 @@ def _data_of(store: Store, topic: Topic, run: StoredRun) -> CourseData:
     try:
         settings = yaml.safe_load((store.files_of(run) / "settings.yaml").read_text(encoding="utf-8"))
         data = topic.data(**settings["data"])
+        assert isinstance(data, CourseData)
         data.prepare_data()
         data.setup("fit")
         if data.fingerprint != run.data.tags["dlcourse.split"]:

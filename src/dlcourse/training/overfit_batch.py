@@ -24,7 +24,7 @@ from dlcourse.tracking.run import Run
 from dlcourse.training.fit import new_model
 from dlcourse.training.processes import check_one_process
 from dlcourse.training.request import resolve
-from dlcourse.training.start import load_data, log_start
+from dlcourse.training.start import check_in_memory, load_data, log_start
 from dlcourse.training.trainer import make_trainer
 
 ROWS = 32
@@ -91,10 +91,12 @@ def overfit(
         SettingsError: A setting is invalid, or the data have no targets.
     """
     request = resolve(topic, config, data, model, trainer, seed)
+    check_in_memory(request.topic, "overfit")
     settings = request.settings
     settings = dataclasses.replace(settings, trainer={**settings.trainer, "devices": 1, "strategy": "auto"})
     check_one_process(settings.trainer, "overfit")
     datamodule, settings = load_data(request.topic, settings)
+    assert isinstance(datamodule, CourseData)
     if not datamodule.rows.targets.numel():
         raise SettingsError("there is nothing to overfit: the rows have no targets, and the loss needs none")
     run_name, tags = f"overfit: {name or request.name}", {"dlcourse.kind": "overfit"}
@@ -118,6 +120,7 @@ def overfit_batch(topic: Topic, settings: Settings, data: CourseData, run: Run) 
     data.batch_size = len(rows)
     free = {name: 0.0 for name in REGULARISATION if name in settings.model}
     model = new_model(topic, data, dataclasses.replace(settings, model=settings.model | free))
+    assert isinstance(model, CourseModel)
     model.prepare(data)
     check = _Check(batch, run)
     again_and_again = [list(range(len(rows)))] * STEPS

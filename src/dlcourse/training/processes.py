@@ -17,9 +17,8 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import distributed
 
-from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import CourseError, Interrupted, SettingsError, one_line
-from dlcourse.models.base import CourseModel
+from dlcourse.evaluation.split_data import SplitData
 from dlcourse.settings import Settings
 from dlcourse.training.fit import Plan, run_fit
 from dlcourse.training.hardware import check_devices, choose_accelerator
@@ -82,14 +81,15 @@ class Processes:
         if self.rank:
             logging.getLogger("dlcourse").setLevel(logging.ERROR)  # process 0 says all there is to say
 
-    def start(self, data: CourseData, settings: Settings) -> None:
+    def start(self, data: SplitData, settings: Settings) -> None:
         """Start the other processes, unless something else has, and wait until all are here.
 
         Raises:
             SettingsError: There are too few rows, no command, or other processes than there should be.
             CourseError: Some do not come, or have other rows or settings.
         """
-        fewest = min(len(rows) for split, rows in data.splits.items() if split != "test" and len(rows))
+        sizes = [data.num_rows(split) for split in ("train", "val") if data.fingerprint and data.has(split)]
+        fewest = min((size for size in sizes if size is not None), default=self.count)
         if fewest < self.count:
             raise SettingsError(
                 f"{self.count} processes (--trainer.devices on each machine) need as many training and validation "
@@ -166,7 +166,7 @@ class Processes:
             del os.environ[name]
         os.environ.update(environment)
 
-    def take_part(self, plan: Plan, data: CourseData, model: CourseModel) -> NoReturn:
+    def take_part(self, plan: Plan, data: SplitData, model: L.LightningModule) -> NoReturn:
         """Train with the others, and end this process, which is not that of rank 0."""
         self.start(data, plan.settings)
         for name in {"SIGINT", "SIGTERM", "SIGHUP"} & set(dir(signal)):

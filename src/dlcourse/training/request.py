@@ -1,13 +1,21 @@
 """What a verb is asked for: a topic, and its settings from the topic's default experiment, a file, and arguments."""
 
+import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+
 import dlcourse
 from dlcourse import topics
 from dlcourse.errors import SettingsError, suggestion
+from dlcourse.evaluation.baselines import Baseline, of_task
+from dlcourse.evaluation.tasks import TASKS, Task, TaskName
+from dlcourse.models.base import CourseModel
+from dlcourse.reporting.figures import of_outputs
 from dlcourse.settings import Seed, Settings, SettingsParser, nearest_folder
 from dlcourse.topics import Topic
 from dlcourse.training.trainer import make_trainer
@@ -74,9 +82,46 @@ def resolve(
     groups = {"data": data, "model": model, "trainer": trainer, "seed": seed}
     given = {name: value for name, value in groups.items() if value is not None}
     settings = Settings(**parser.resolve(files, given))
-    topic.model.check_settings(settings.model)
+    if issubclass(topic.model, CourseModel):
+        topic.model.check_settings(settings.model)
     experiment = Settings(**parser.resolve(files, {}))
     return Request(topic, settings, experiment, files[-1].stem if names else "default")
+
+
+def topic_of(
+    module: L.LightningModule,
+    datamodule: L.LightningDataModule,
+    task: Task | TaskName,
+    baselines: Mapping[str, Baseline] | None,
+    name: str | None,
+) -> Topic:
+    """A topic made of a module and its data, both without settings.
+
+    Raises:
+        SettingsError: There is no such task, or no baseline for it.
+    """
+    if isinstance(task, str):
+        if task not in TASKS:
+            raise SettingsError(f"task: there is no {task!r}; there are {', '.join(TASKS)}, or a Task of your own")
+        task = TASKS[task]()
+    chosen = of_task(task) if baselines is None else baselines
+    if not chosen:
+        raise SettingsError("baselines: the verdict needs one at least, the trivial one first")
+    name = name or re.sub("(?<=[a-z0-9])(?=[A-Z])", "-", type(module).__name__).lower()
+    title = f"{type(module).__name__} on {type(datamodule).__name__}"
+    return Topic(name, title, type(datamodule), type(module), chosen, task=task, figures=of_outputs(task))
+
+
+def settings_of_objects(
+    module: L.LightningModule, datamodule: L.LightningDataModule, trainer: Mapping[str, Any], seed: int
+) -> Settings:
+    """The hyper-parameters that a module and its data have saved, and arguments of `make_trainer` over its defaults."""
+    defaults = {
+        name: each.default
+        for name, each in inspect.signature(make_trainer).parameters.items()
+        if name not in NOT_SETTINGS and each.default is not each.empty
+    }
+    return Settings(dict(datamodule.hparams), dict(module.hparams), {**defaults, **trainer}, seed)
 
 
 def settings_parser(topic: Topic, verb: str) -> SettingsParser:
@@ -89,7 +134,8 @@ def settings_parser(topic: Topic, verb: str) -> SettingsParser:
         "--seed", type=Seed, default=0, help="Seed of weights and batches; the split has its own."
     )
     parser.add_arguments(topic.data, "data")
-    parser.add_arguments(topic.model, "model", skip=("shape", "outputs"))
+    of_data = ("shape", "outputs") if issubclass(topic.model, CourseModel) else ()
+    parser.add_arguments(topic.model, "model", skip=of_data)
     parser.add_arguments(make_trainer, "trainer", skip=NOT_SETTINGS)
     if default := experiments_of(topic).get("default"):
         parser.set_defaults(default)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from dlcourse.errors import CourseError, SettingsError
-from dlcourse.models.base import CourseModel
 from dlcourse.settings import Settings
 from dlcourse.tracking.store import StoredRun
 from dlcourse.training.checkpoints import read_checkpoint
@@ -52,7 +52,7 @@ def check_changes(settings: Settings, before: Settings, resume: str) -> None:
 
 
 def find_resume_point(
-    old: StoredRun, files: Path, model: CourseModel, settings: Settings, before: Settings, processes: int
+    old: StoredRun, files: Path, model: L.LightningModule, settings: Settings, before: Settings, processes: int
 ) -> Resumed:
     """From which checkpoint a run is to be resumed, and how far.
 
@@ -73,13 +73,14 @@ def find_resume_point(
     state = read_checkpoint(last)
     max_epochs, planned = settings.trainer["max_epochs"], before.trainer["max_epochs"]
     from_weights = f"start a new run from its weights with --init_from {old.info.run_id}"
-    if model.total_steps_flag and max_epochs != planned:
+    total_steps_flag = getattr(model, "total_steps_flag", None)  # a CourseModel's
+    if total_steps_flag and max_epochs != planned:
         raise SettingsError(
             f"--trainer.max_epochs {max_epochs}: the run to resume was planned for {planned} epochs by "
-            f"{model.total_steps_flag}, and cannot be made longer or shorter; leave it out, or {from_weights}"
+            f"{total_steps_flag}, and cannot be made longer or shorter; leave it out, or {from_weights}"
         )
     processes_before = state.get("dlcourse_hardware", {}).get("processes", processes)
-    if processes_before != processes and (model.total_steps_flag or settings.model.get("lr_per_1024_samples")):
+    if processes_before != processes and (total_steps_flag or settings.model.get("lr_per_1024_samples")):
         raise SettingsError(
             f"--trainer.devices {settings.trainer['devices']} means {processes}, and the learning rates of the run to "
             f"resume were planned for {processes_before}: set it to {processes_before}, or {from_weights}"
@@ -87,7 +88,7 @@ def find_resume_point(
     epochs = state["epoch"] + 1
     ended_by = _early_stop(state, settings, before)
     if epochs >= max_epochs:
-        ended_by.append(None if model.total_steps_flag else "raise --trainer.max_epochs")
+        ended_by.append(None if total_steps_flag else "raise --trainer.max_epochs")
     if ended_by:
         if old.info.status == "FINISHED":
             to_go_on = from_weights if None in ended_by else f"{' and '.join(map(str, ended_by))}, or {from_weights}"

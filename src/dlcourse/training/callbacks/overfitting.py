@@ -9,24 +9,54 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from dlcourse.evaluation.overfitting import Overfitting, _Epoch, compare_epochs
+from dlcourse.evaluation.tasks import Task
+
+GAP_ROWS = 1000
+"""Training rows measured after each epoch, at the most: their mean is about as exact as the validation loss."""
+GAP_BYTES = 256 * 2**20
+"""The most memory that these may take: with larger inputs there are fewer."""
 
 
 class OverfittingMonitor(Callback):
     """Keep the validation losses, row by row, of the best epoch and of the last, to compare them.
 
-    Needs a model whose ``validation_step`` returns the N losses of its batch and that logs ``train/eval_loss``, and two
-    validation dataloaders, validation rows and training rows, as `CourseModel` and `CourseData` have them.
+    With a ``task`` it watches any LightningModule with a ``validation_step``, in any Trainer: after each validation it
+    has the loss of each row of the first validation loader, and of some `GAP_ROWS` training rows of the first epoch, in
+    evaluation mode by passes of its own. It logs ``val/loss``, ``train/eval_loss``, and the same of the task's primary
+    metric, in place of metrics of these names that the module logs itself.
+
+    Without one it needs a `CourseModel`, whose ``validation_step`` does the same, and `CourseData`.
+
+    Attributes:
+        finding: The comparison of the two epochs; None without validation.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task | None = None) -> None:
+        self.task = task
         self.lowest: _Epoch | None = None
         self.last: _Epoch | None = None
         self._rows: list[Tensor] = []
+        self._measured: list[tuple[Tensor, Tensor]] = []
+        self._sample: list[Any] = []
+        self._sampled_rows = self._sampled_bytes = 0
 
     @property
     def finding(self) -> Overfitting | None:
-        """The comparison of the two epochs; None without validation."""
         return compare_epochs(self.lowest, self.last) if self.lowest and self.last else None
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.task is None or self._sampled_rows >= GAP_ROWS or self._sampled_bytes >= GAP_BYTES:
+            return
+        inputs, targets = self.task.split_batch(batch)
+        self._sample.append(batch)
+        self._sampled_rows += len(targets)
+        self._sampled_bytes += inputs.nbytes if isinstance(inputs, Tensor) else 0
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._rows.clear()  # an epoch may have several validations, of which the last counts
+        self._measured.clear()
 
     def on_validation_batch_end(
         self,
@@ -37,8 +67,32 @@ class OverfittingMonitor(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if dataloader_idx == 0:
+        if dataloader_idx or trainer.sanity_checking:
+            return
+        if self.task is None:
             self._rows.append(outputs)
+        else:
+            self._measured.append(self.task.measured(pl_module, batch))
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.task is None or not self._measured:
+            return
+        losses, val = self._values(self._measured)
+        self._rows = [losses]
+        sample = [self.task.measured(pl_module, batch) for batch in self._sample]
+        metrics = {f"val/{name}": value for name, value in val.items()}
+        if sample:
+            metrics |= {f"train/eval_{name}": value for name, value in self._values(sample)[1].items()}
+        pl_module.log_dict(metrics, sync_dist=trainer.world_size > 1)
+
+    def _values(self, measured: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each row, N, and the means of it and of the primary metric."""
+        assert self.task is not None
+        outputs, targets = (torch.cat([pair[place] for pair in measured]) for place in (0, 1))
+        losses = self.task.per_sample_loss(outputs, targets)
+        scores = self.task.per_sample_metrics(outputs, targets)
+        primary = self.task.primary_metric
+        return losses, {"loss": losses.mean()} | ({primary: scores[primary].mean()} if primary in scores else {})
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._rows:
