@@ -28,7 +28,8 @@ from torch.nn import functional as F
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Rows, Split
 from dlcourse.evaluation import baselines
-from dlcourse.evaluation.assessment import evaluate_splits, fit_baselines, judge_model
+from dlcourse.evaluation.assessment import fit_baselines, judge_model
+from dlcourse.evaluation.evaluate import evaluate
 from dlcourse.evaluation.evaluation import Evaluation
 from dlcourse.evaluation.overfitting import Overfitting
 from dlcourse.evaluation.verdict import Comparison, Verdict, compare_with, judge, quantities_of
@@ -545,9 +546,12 @@ def run_case(case: Trained, seed: int) -> tuple[Verdict, Overfitting | None]:
         tempfile.TemporaryDirectory() as folder,
     ):
         fitted = fit(case.topic, run, data, model, settings, case.topic.monitor, Path(folder), light=True)
-        evaluations = evaluate_splits(fitted.trainer, fitted.model, data, [data.eval_split])
-    baselines = fit_baselines(case.topic, data, fitted.model)
-    assessment = judge_model(case.topic, fitted.model, data, evaluations, baselines, run.history, fitted.epoch)
+        split, task = data.eval_split, fitted.task
+        evaluation = evaluate(fitted.trainer, fitted.model, task, data, split)
+    baselines = fit_baselines(case.topic.baselines, task, data, evaluation)
+    assessment = judge_model(
+        case.topic, fitted.model, task, data, {split: evaluation}, baselines, run.history, fitted.epoch
+    )
     return assessment.verdict, fitted.overfitting
 
 

@@ -127,11 +127,12 @@ def test_validation_rows_alone_judge_where_there_are_no_test_rows() -> None:
     data = data_of(two_classes(), test_fraction=0.0)
     model = YesOrNo(data.shape, data.outputs)
     topic = topic_of(data.rows, YesOrNo, majority=baselines.majority)
-    evaluations = evaluate_splits(make_trainer(accelerator="cpu"), model, data)
-    assessment = judge_model(topic, model, data, evaluations, fit_baselines(topic, data, model))
+    evaluations = evaluate_splits(make_trainer(accelerator="cpu"), model, model, data)
+    measured = fit_baselines(topic.baselines, model, data, evaluations["val"])
+    assessment = judge_model(topic, model, model, data, evaluations, measured)
     assert assessment.verdict.eval_split == "val"
     assert assessment.evaluation is assessment.evaluations["val"]
-    assert assessment.evaluations.keys() == {"train", "val"}
+    assert assessment.evaluations.keys() == {"val"}
     assert "30 validation rows" in assessment.verdict.sentence
 
 

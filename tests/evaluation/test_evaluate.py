@@ -35,10 +35,10 @@ def test_evaluate_agrees_with_the_outputs_of_the_model_itself(kind: type[CourseM
     model.set_scaling(*data.scaling)
     trainer = make_trainer(accelerator="cpu")
     for split in SPLITS:
-        measured = evaluate(trainer, model, data, split)
+        measured = evaluate(trainer, model, model, data, split)
         with torch.no_grad():
             own = model.eval()(rows.inputs[data.splits[split]])
-        close(measured, evaluate_outputs(model, data, split, own))
+        close(measured, evaluate_outputs(model, split, own, data.rows.targets[data.splits[split]]))
         assert measured.split == split
         assert measured.losses.dtype == torch.float64
 
@@ -47,13 +47,13 @@ def test_dropout_is_off_while_measuring() -> None:
     data = data_of(numbers())
     model = Noisy(data.shape, data.outputs).train()
     trainer = make_trainer(accelerator="cpu")
-    assert evaluate(trainer, model, data, "val").metrics == evaluate(trainer, model, data, "val").metrics
+    assert evaluate(trainer, model, model, data, "val").metrics == evaluate(trainer, model, model, data, "val").metrics
 
 
 def test_interval_of_a_mean_is_student_s() -> None:
     rows = replace(numbers(40), targets=torch.arange(40.0)[:, None])
     data = data_of(rows, val_fraction=0.0, test_fraction=0.0)
-    evaluation = evaluate_outputs(Line([3], 1), data, "train", torch.zeros(40, 1))
+    evaluation = evaluate_outputs(Line([3], 1), "train", torch.zeros(40, 1), data.rows.targets[data.splits["train"]])
     squares = torch.arange(40.0).double().square()
     assert evaluation.metrics["mse"] == pytest.approx(squares.mean().item())
     expected = stats.t.interval(0.95, 39, squares.mean(), squares.std() / 40**0.5)
@@ -71,5 +71,5 @@ def test_interval_of_a_share_is_wilson_s_and_never_nothing() -> None:
 
 def test_one_row_has_no_interval() -> None:
     data = data_of(numbers(5), val_fraction=0.0, test_fraction=0.2)
-    evaluation = evaluate_outputs(Line([3], 1), data, "test", torch.zeros(1, 1))
+    evaluation = evaluate_outputs(Line([3], 1), "test", torch.zeros(1, 1), data.rows.targets[data.splits["test"]])
     assert evaluation.intervals == {}

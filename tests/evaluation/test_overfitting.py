@@ -150,7 +150,7 @@ def test_gap_is_measured_without_dropout() -> None:
     L.seed_everything(0, verbose=False)
     data, model = noise(), Wide([5], 1, dropout=0.8, optimizer="adam", lr=0.01)
     trainer, monitor = fitted(model, data, epochs=4)
-    train, val = (evaluate(trainer, model, data, split).metrics["loss"] for split in ("train", "val"))
+    train, val = (evaluate(trainer, model, model, data, split).metrics["loss"] for split in ("train", "val"))
     assert monitor.last is not None
     assert monitor.last.train_loss == pytest.approx(train, rel=1e-5)
     assert monitor.last.loss == pytest.approx(val, rel=1e-5)

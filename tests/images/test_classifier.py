@@ -292,6 +292,6 @@ def test_compiled_steps_are_those_of_eager_ones_and_leave_a_model_that_exports()
     images = pictures().rows.inputs[:5]
     compiled.trainer = None
     batch = {0: torch.export.Dim("batch")}
-    program = torch.export.export(PredictionModule(compiled).eval(), (images[:2],), dynamic_shapes=(batch,))
+    program = torch.export.export(PredictionModule(compiled, compiled).eval(), (images[:2],), dynamic_shapes=(batch,))
     with torch.no_grad():
         assert torch.allclose(program.module()(images), compiled.predictions(compiled(images)), atol=1e-5)

@@ -88,7 +88,8 @@ def judged(labels_said: list[int], certain: list[float]) -> list[Axes]:
     data, model = pictures(), Small([3, 8, 8], 4)
     probabilities = torch.stack([torch.full((4,), (1 - p) / 3) for p in certain])
     probabilities[torch.arange(len(certain)), labels_said] = torch.tensor(certain)
-    return drawn(confident_mistakes(model, data, evaluate_outputs(model, data, "test", probabilities.log())))
+    targets = data.rows.targets[data.splits["test"]]
+    return drawn(confident_mistakes(model, data, evaluate_outputs(model, "test", probabilities.log(), targets)))
 
 
 def test_mistakes_come_with_the_most_certain_first() -> None:
@@ -113,7 +114,9 @@ def test_no_more_mistakes_than_can_be_looked_at() -> None:
 def test_a_model_without_mistakes_has_none_to_show() -> None:
     data, model = pictures(), Small([3, 8, 8], 4)
     outputs = torch.nn.functional.one_hot(torch.arange(20) % 4).float()
-    figure = confident_mistakes(model, data, evaluate_outputs(model, data, "test", outputs))
+    figure = confident_mistakes(
+        model, data, evaluate_outputs(model, "test", outputs, data.rows.targets[data.splits["test"]])
+    )
     assert drawn(figure) == []
     assert figure.get_suptitle() == "No mistakes among 20 test rows"
 

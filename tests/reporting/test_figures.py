@@ -111,7 +111,7 @@ def judged(probabilities: list[list[float]], labels: list[int]) -> tuple[CourseM
     rows = torch.arange(len(labels))
     data.splits = {"train": rows[:0], "val": rows[:0], "test": rows}
     model = Kinds([1], len(probabilities[0]))
-    return model, data, evaluate_outputs(model, data, "test", torch.tensor(probabilities).log())
+    return model, data, evaluate_outputs(model, "test", torch.tensor(probabilities).log(), data.rows.targets[rows])
 
 
 def test_accuracy_by_class_is_sorted_and_has_intervals() -> None:

@@ -26,7 +26,7 @@ def texts(names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(Pictures, "classes", names)
     data, model = pictures(), Small([3, 8, 8], 4)
     outputs = torch.nn.functional.one_hot((torch.arange(20) + 1) % 4, 4).float()
-    judged = evaluate_outputs(model, data, "test", outputs)
+    judged = evaluate_outputs(model, "test", outputs, data.rows.targets[data.splits["test"]])
     drawn = [
         draw(model, data, judged)
         for draw in legible({"a": confusion_matrix, "b": class_accuracy, "c": confident_mistakes}).values()

@@ -508,7 +508,7 @@ def picture(draw: Callable[..., Figure], probabilities: list[float], labels: lis
     data.splits = {"train": rows[:0], "val": rows[:0], "test": rows}
     model = YesOrNo([1], 1)
     outputs = torch.tensor(probabilities).logit()[:, None]
-    return drawn(draw(model, data, evaluate_outputs(model, data, "test", outputs)))
+    return drawn(draw(model, data, evaluate_outputs(model, "test", outputs, data.rows.targets[data.splits["test"]])))
 
 
 # The second of the three positive rows is behind the first negative one: 5 of 6 pairs are in order.

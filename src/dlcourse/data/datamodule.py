@@ -137,7 +137,7 @@ class CourseData(L.LightningDataModule, ABC):
         return self.rows.source
 
     @property
-    def classes(self) -> tuple[str, ...]:
+    def class_names(self) -> tuple[str, ...]:
         """The names of the classes; empty for a regression."""
         return self.rows.classes
 

@@ -29,7 +29,7 @@ class SplitData(Protocol):
         """Where the rows come from, in words."""
 
     @property
-    def classes(self) -> tuple[str, ...]:
+    def class_names(self) -> tuple[str, ...]:
         """The names of the classes; empty for a regression, or if they are not known."""
 
     @property
@@ -75,7 +75,7 @@ class LoaderData:
     Args:
         datamodule: The data module.
         split_batch: From a batch to its inputs and targets, as `Task.split_batch` does it.
-        classes: The names of the classes, if there are any.
+        class_names: The names of the classes, if there are any.
     """
 
     fingerprint = ""
@@ -84,9 +84,9 @@ class LoaderData:
         self,
         datamodule: L.LightningDataModule,
         split_batch: Callable[[Any], tuple[Any, Tensor]],
-        classes: tuple[str, ...] = (),
+        class_names: tuple[str, ...] = (),
     ) -> None:
-        self.datamodule, self.split_batch, self.classes = datamodule, split_batch, classes
+        self.datamodule, self.split_batch, self.class_names = datamodule, split_batch, class_names
         self.origin = type(datamodule).__name__
         self._is_ready = set[str]()
 

@@ -114,14 +114,14 @@ def lines_through_points(data: CourseData, lines: Mapping[str, Callable[[Tensor]
     return figure
 
 
-def class_names(data: SplitData, evaluation: Evaluation) -> Sequence[str]:
+def names_of_classes(data: SplitData, evaluation: Evaluation) -> Sequence[str]:
     """The names of the classes; their numbers where they have none."""
-    return data.classes or [str(number) for number in range(max(evaluation.outputs.shape[1], 2))]
+    return data.class_names or [str(number) for number in range(max(evaluation.outputs.shape[1], 2))]
 
 
 def confusion_matrix(model: Task, data: SplitData, evaluation: Evaluation) -> Figure:
     """The number of rows of each true class that were predicted as each class, and its share of the true class."""
-    outputs, classes = evaluation.outputs, class_names(data, evaluation)
+    outputs, classes = evaluation.outputs, names_of_classes(data, evaluation)
     predictions = (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
     labels = np.arange(len(classes))
     counts = metrics.confusion_matrix(
@@ -154,7 +154,7 @@ def class_accuracy(model: Task, data: SplitData, evaluation: Evaluation) -> Figu
     classes, counts, rows = classes[order], counts[order], rows[order]
     figure = Figure(figsize=(7, 1.4 + 0.35 * len(classes)), layout="constrained")
     axes = figure.add_subplot()
-    names = [class_names(data, evaluation)[each] for each in classes]
+    names = [names_of_classes(data, evaluation)[each] for each in classes]
     errors = _errors(counts, rows)
     axes.barh(names, counts / rows, xerr=errors, capsize=3, color=COLOURS["train"], alpha=0.8)
     for position, (share, below, above) in enumerate(zip(counts / rows, *errors, strict=True)):
@@ -228,7 +228,7 @@ def roc_curve(model: Task, data: SplitData, evaluation: Evaluation) -> Figure:
     targets, probabilities = _probabilities(model, evaluation)
     title = f"ROC, {SPLIT_NAMES[evaluation.split]} rows"
     figure, axes = _unit_square(title, "false positive rate", "true positive rate (sensitivity)")
-    if _of_one_class(axes, class_names(data, evaluation), targets):
+    if _of_one_class(axes, names_of_classes(data, evaluation), targets):
         return figure
     false, true, _ = metrics.roc_curve(targets, probabilities)
     axes.plot([0, 1], [0, 1], ":", color="grey", label="chance")
@@ -241,13 +241,16 @@ def precision_recall_curve(model: Task, data: SplitData, evaluation: Evaluation)
     """Precision against recall over all thresholds, with the average precision."""
     targets, probabilities = _probabilities(model, evaluation)
     figure, axes = _unit_square(f"Precision and recall, {SPLIT_NAMES[evaluation.split]} rows", "recall", "precision")
-    if _of_one_class(axes, class_names(data, evaluation), targets):
+    if _of_one_class(axes, names_of_classes(data, evaluation), targets):
         return figure
     precision, recall, _ = metrics.precision_recall_curve(targets, probabilities)
     defined = recall > 0  # scikit-learn adds a last point with recall 0 and precision 1, which no threshold gives
     share = targets.mean()
     axes.axhline(
-        share, linestyle=":", color="grey", label=f"chance: share of {class_names(data, evaluation)[1]}, {share:.2f}"
+        share,
+        linestyle=":",
+        color="grey",
+        label=f"chance: share of {names_of_classes(data, evaluation)[1]}, {share:.2f}",
     )
     average = metrics.average_precision_score(targets, probabilities)
     label = f"average precision {average:.3f}"
@@ -262,7 +265,7 @@ def calibration_curve(model: Task, data: SplitData, evaluation: Evaluation) -> F
     scikit-learn's ``calibration_curve`` does not return the numbers of rows, which the intervals need.
     """
     targets, probabilities = _probabilities(model, evaluation)
-    title, positive = f"Calibration, {SPLIT_NAMES[evaluation.split]} rows", class_names(data, evaluation)[1]
+    title, positive = f"Calibration, {SPLIT_NAMES[evaluation.split]} rows", names_of_classes(data, evaluation)[1]
     figure, axes = _unit_square(title, f"predicted probability of {positive}", f"observed share of {positive}")
     axes.plot([0, 1], [0, 1], ":", color="grey", label="perfect")
     groups = np.array_split(np.argsort(probabilities), min(5, len(targets)))
