@@ -14,50 +14,66 @@ if TYPE_CHECKING:
     from dlcourse.errors import CourseError, SettingsError
     from dlcourse.evaluation import baselines
     from dlcourse.evaluation.remeasure import test
-    from dlcourse.experiment import compare, train
+    from dlcourse.evaluation.tasks import BinaryClassification, Classification, Regression, Task
+    from dlcourse.experiment import compare, evaluate_module, train, train_module
     from dlcourse.models.base import CourseModel
     from dlcourse.models.tasks import BinaryClassifier, Classifier, Regressor
     from dlcourse.reporting.result import Result
     from dlcourse.topics import Topic
     from dlcourse.tracking.opening import open_store
+    from dlcourse.training.callbacks.overfitting import OverfittingMonitor
     from dlcourse.training.trainer import make_trainer
 
 _HOMES = {
+    "BinaryClassification": "evaluation.tasks",
     "BinaryClassifier": "models.tasks",
+    "Classification": "evaluation.tasks",
     "Classifier": "models.tasks",
     "CourseData": "data.datamodule",
     "CourseError": "errors",
     "CourseModel": "models.base",
+    "OverfittingMonitor": "training.callbacks.overfitting",
+    "Regression": "evaluation.tasks",
     "Regressor": "models.tasks",
     "Result": "reporting.result",
     "Rows": "data.rows",
     "SettingsError": "errors",
+    "Task": "evaluation.tasks",
     "Topic": "topics",
     "baselines": "evaluation",
     "compare": "experiment",
+    "evaluate_module": "experiment",
     "make_trainer": "training.trainer",
     "open_store": "tracking.opening",
     "test": "evaluation.remeasure",
     "train": "experiment",
+    "train_module": "experiment",
 }
 
 __all__ = [
+    "BinaryClassification",
     "BinaryClassifier",
+    "Classification",
     "Classifier",
     "CourseData",
     "CourseError",
     "CourseModel",
+    "OverfittingMonitor",
+    "Regression",
     "Regressor",
     "Result",
     "Rows",
     "SettingsError",
+    "Task",
     "Topic",
     "baselines",
     "compare",
+    "evaluate_module",
     "make_trainer",
     "open_store",
     "test",
     "train",
+    "train_module",
 ]
 
 

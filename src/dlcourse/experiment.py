@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import CourseError, SettingsError, suggestion
@@ -31,7 +32,7 @@ from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.run import CONTEXTS, Run
 from dlcourse.tracking.store import Store
 from dlcourse.tracking.views import runs_address
-from dlcourse.training.fit import Fitted, Plan, as_fitted, new_model, run_fit
+from dlcourse.training.fit import Fitted, Plan, as_fitted, new_model, remedy, run_fit
 from dlcourse.training.hardware import choose_accelerator
 from dlcourse.training.processes import Processes, as_launched, check_one_process
 from dlcourse.training.request import resolve, settings_of_objects, topic_of
@@ -183,7 +184,8 @@ def train_module(
     plan = Plan(topic, settings, _monitor(topic, module, data), Path("checkpoints"))
     if processes.rank:
         processes.take_part(plan, data, module)
-    return _run(open_store(), plan, data, module, processes, name, {"experiment": name})
+    advice = "the module has its last weights: evaluate_module(module, datamodule, ...) needs no second training"
+    return _run(open_store(), plan, data, module, processes, name, {"experiment": name}, advice)
 
 
 def evaluate_module(
@@ -218,8 +220,12 @@ def _run(
     processes: Processes,
     name: str,
     tags: Mapping[str, str],
+    advice: str | None = None,
 ) -> Result:
-    """One run of the store: train by the plan, evaluate, and save all there is to know of it."""
+    """One run of the store: train by the plan, evaluate, and save all there is to know of it.
+
+    ``advice`` says how to go on if the run is stopped; by default with ``--resume``.
+    """
     topic, settings = plan.topic, plan.settings
     prepare_pages(store, topic)
     tags = {"dlcourse.kind": "training", **tags}
@@ -230,6 +236,7 @@ def _run(
     processes.start(data, settings)
     is_on_gpu = choose_accelerator(settings.trainer["accelerator"]) == "cuda"
     with store.start_run(topic.name, name, tags, watched=is_on_gpu) as run:
+        run.advice = advice
         log_start(run, topic, data, settings)
         folder = run.path("checkpoints/last.ckpt").parent
         resumed = prepare_resume(plan.resumed, folder) if plan.resumed else None
@@ -244,8 +251,7 @@ def _conclude(run: Run, topic: Topic, fitted: Fitted) -> Result:
     assessment: Assessment | None = None
     metrics, baseline_runs = dict[str, float](), dict[str, str]()
     if divergence.epoch is not None:
-        is_standardized = not isinstance(data, CourseData) or data.standardize
-        verdict = diverged(divergence.epoch, divergence.loss, fitted.lr, is_standardized)
+        verdict = diverged(divergence.epoch, divergence.loss, remedy(fitted))
         run.fail(f"diverged: {verdict.advice}")
     else:
         evaluations = evaluate_splits(fitted.trainer, fitted.model, task, data)
@@ -300,13 +306,13 @@ def _conclude(run: Run, topic: Topic, fitted: Fitted) -> Result:
 
 
 def _monitor(topic: Topic, module: L.LightningModule, data: SplitData) -> str | None:
-    """The monitored metric; None without validation rows. Raises `CourseError` if the model does not log it."""
+    """The monitored metric; None without a validation. Raises `CourseError` if the model does not log it."""
     if isinstance(module, CourseModel):  # what another module logs is known when it has
         names = module.metric_names("val")
         if topic.monitor not in names:
             near = suggestion(topic.monitor, names) or f"; it logs {', '.join(names)}"
             raise CourseError(f"topic {topic.name} monitors {topic.monitor!r}, which its model does not log{near}")
-    return topic.monitor if data.has("val") else None
+    return topic.monitor if data.has("val") and is_overridden("validation_step", module) else None
 
 
 def compare(

@@ -75,7 +75,7 @@ def test_a_topic_without_baselines() -> None:
 
 
 def test_a_training_that_diverged_says_first_why() -> None:
-    verdict = diverged(3, 8e6, 0.25, False)
+    verdict = diverged(3, 8e6, "lower --model.lr (0.25)")
     (line,) = headline(verdict, "accuracy", None, None, {})
     assert shown(line) == f"diverged: {verdict.advice}"
 

@@ -26,7 +26,7 @@ from dlcourse.settings import Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.run import Run
-from dlcourse.training.fit import fit, new_model
+from dlcourse.training.fit import fit, new_model, remedy
 from dlcourse.training.processes import check_one_process
 from dlcourse.training.request import Request
 from dlcourse.training.start import load_data, log_start
@@ -208,7 +208,7 @@ def _fold(topic: Topic, run: Run, data: CourseData, settings: Settings) -> tuple
     with tempfile.TemporaryDirectory(dir=run.path("checkpoints").parent) as folder:
         fitted = fit(topic, run, data, model, settings, monitor, Path(folder), light=True)
         if fitted.divergence.epoch is not None:
-            why = diverged(fitted.divergence.epoch, fitted.divergence.loss, fitted.lr, data.standardize).advice
+            why = diverged(fitted.divergence.epoch, fitted.divergence.loss, remedy(fitted)).advice
             raise CourseError(f"{run.name} diverged: {why}")
         task = fitted.task
         evaluation = evaluate(fitted.trainer, model, task, data, "test")

@@ -92,11 +92,8 @@ class Verdict:
         return f"{self.sentence} ({'; '.join(parts)})"
 
 
-def diverged(epoch: int, loss: float, lr: float, standardized: bool) -> Verdict:
+def diverged(epoch: int, loss: float, remedy: str) -> Verdict:
     """The verdict on a training that diverged."""
-    remedy = f"lower --model.lr ({lr:g})"
-    if not standardized:
-        remedy += " or standardise the inputs (--data.standardize true)"
     advice = f"the loss was {loss:.3g} in epoch {epoch}: each step overshot the minimum by more than the last; {remedy}"
     return Verdict("diverged", False, "train", {}, {}, advice)
 

@@ -245,13 +245,8 @@ def precision_recall_curve(model: Task, data: SplitData, evaluation: Evaluation)
         return figure
     precision, recall, _ = metrics.precision_recall_curve(targets, probabilities)
     defined = recall > 0  # scikit-learn adds a last point with recall 0 and precision 1, which no threshold gives
-    share = targets.mean()
-    axes.axhline(
-        share,
-        linestyle=":",
-        color="grey",
-        label=f"chance: share of {names_of_classes(data, evaluation)[1]}, {share:.2f}",
-    )
+    share, positive = targets.mean(), names_of_classes(data, evaluation)[1]
+    axes.axhline(share, linestyle=":", color="grey", label=f"chance: share of {positive}, {share:.2f}")
     average = metrics.average_precision_score(targets, probabilities)
     label = f"average precision {average:.3f}"
     axes.step(recall[defined], precision[defined], where="post", color=COLOURS["train"], label=label)

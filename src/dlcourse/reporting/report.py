@@ -24,8 +24,9 @@ def draw_figures(run: Run, topic: Topic, fitted: Fitted, assessment: Assessment 
     plots: dict[str, Callable[[], Figure | None]] = {
         "learning-curves": lambda: learning_curves(run.history, "loss", fitted.epoch, fitted.overfitting)
     }
-    if "train/accuracy" in run.history or "val/accuracy" in run.history:
-        plots["accuracy-curves"] = lambda: learning_curves(run.history, "accuracy", fitted.epoch)
+    for metric in ("accuracy", *fitted.task.further_metrics):
+        if f"val/{metric}" in run.history or f"train/{metric}" in run.history:
+            plots[f"{metric}-curves"] = partial(learning_curves, run.history, metric, fitted.epoch)
     if assessment:
         fitted.model.cpu().eval()
         arguments = fitted.model, fitted.data, assessment.evaluation

@@ -53,10 +53,15 @@ class Fitted:
     overfitting: Overfitting | None
     refitted: bool = False
 
-    @property
-    def lr(self) -> float:
-        """The learning rate of the optimiser's first parameter group at the end."""
-        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+def remedy(fitted: Fitted) -> str:
+    """What to change after a divergence."""
+    lr = fitted.trainer.optimizers[0].param_groups[0]["lr"]
+    if not isinstance(fitted.model, CourseModel):
+        return f"lower the learning rate ({lr:g})"
+    is_standardized = not isinstance(fitted.data, CourseData) or fitted.data.standardize
+    text = f"lower --model.lr ({fitted.model.lr:g})"
+    return text if is_standardized else f"{text} or standardise the inputs (--data.standardize true)"
 
 
 @dataclass(frozen=True)

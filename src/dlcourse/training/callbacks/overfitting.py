@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from dlcourse.errors import CourseError
 from dlcourse.evaluation.overfitting import Overfitting, _Epoch, compare_epochs
 from dlcourse.evaluation.tasks import Task
 
@@ -22,8 +23,8 @@ class OverfittingMonitor(Callback):
 
     With a ``task`` it watches any LightningModule with a ``validation_step``, in any Trainer: after each validation it
     has the loss of each row of the first validation loader, and of some `GAP_ROWS` training rows of the first epoch, in
-    evaluation mode by passes of its own. It logs ``val/loss``, ``train/eval_loss``, and the same of the task's primary
-    metric, in place of metrics of these names that the module logs itself.
+    evaluation mode by passes of its own. It logs ``val/loss`` and the task's metrics, ``train/eval_loss`` and the
+    primary one, in place of metrics of these names that the module logs itself.
 
     Without one it needs a `CourseModel`, whose ``validation_step`` does the same, and `CourseData`.
 
@@ -37,6 +38,7 @@ class OverfittingMonitor(Callback):
         self.last: _Epoch | None = None
         self._rows: list[Tensor] = []
         self._measured: list[tuple[Tensor, Tensor]] = []
+        self._targets: Tensor | None = None
         self._sample: list[Any] = []
         self._sampled_rows = self._sampled_bytes = 0
 
@@ -49,10 +51,21 @@ class OverfittingMonitor(Callback):
     ) -> None:
         if self.task is None or self._sampled_rows >= GAP_ROWS or self._sampled_bytes >= GAP_BYTES:
             return
+        if not self._sample:
+            self._try(self.task, pl_module, batch)
         inputs, targets = self.task.split_batch(batch)
         self._sample.append(batch)
         self._sampled_rows += len(targets)
         self._sampled_bytes += inputs.nbytes if isinstance(inputs, Tensor) else 0
+
+    def _try(self, task: Task, pl_module: L.LightningModule, batch: Any) -> None:
+        """Raise what is wrong with batches or outputs before the first step; leaves the module as it is."""
+        modes = {module: module.training for module in pl_module.modules()}
+        pl_module.eval()
+        with torch.no_grad():
+            task.measured(pl_module, batch)
+        for module, is_training in modes.items():
+            module.training = is_training
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._rows.clear()  # an epoch may have several validations, of which the last counts
@@ -77,22 +90,24 @@ class OverfittingMonitor(Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.task is None or not self._measured:
             return
-        losses, val = self._values(self._measured)
-        self._rows = [losses]
-        sample = [self.task.measured(pl_module, batch) for batch in self._sample]
-        metrics = {f"val/{name}": value for name, value in val.items()}
-        if sample:
-            metrics |= {f"train/eval_{name}": value for name, value in self._values(sample)[1].items()}
+        task = self.task
+        outputs, targets = _together(self._measured)
+        if self._targets is not None and not torch.equal(targets, self._targets):
+            raise CourseError(
+                "val_dataloader gives its rows in another order each time, so that epochs cannot be compared row by "
+                "row: set its shuffle to False"
+            )
+        self._targets, predictions = targets, task.predictions(outputs)
+        self._rows = [task.per_sample_loss(outputs, targets)]
+        metrics = {"val/loss": self._rows[0].mean()}
+        for name, metric in task.all_metrics().items():
+            metrics[f"val/{name}"] = metric.to(outputs.device)(predictions, targets)
+        outputs, targets = _together([task.measured(pl_module, batch) for batch in self._sample])
+        values = {**task.per_sample_metrics(outputs, targets), "loss": task.per_sample_loss(outputs, targets)}
+        metrics |= {
+            f"train/eval_{name}": values[name].mean() for name in ("loss", task.primary_metric) if name in values
+        }
         pl_module.log_dict(metrics, sync_dist=trainer.world_size > 1)
-
-    def _values(self, measured: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each row, N, and the means of it and of the primary metric."""
-        assert self.task is not None
-        outputs, targets = (torch.cat([pair[place] for pair in measured]) for place in (0, 1))
-        losses = self.task.per_sample_loss(outputs, targets)
-        scores = self.task.per_sample_metrics(outputs, targets)
-        primary = self.task.primary_metric
-        return losses, {"loss": losses.mean()} | ({primary: scores[primary].mean()} if primary in scores else {})
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._rows:
@@ -113,6 +128,11 @@ class OverfittingMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name, epoch in state_dict.items():
             setattr(self, name, _Epoch(**epoch))
+
+
+def _together(batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    outputs, targets = zip(*batches, strict=True)
+    return torch.cat(outputs), torch.cat(targets)
 
 
 def interleave(shares: list[Tensor]) -> Tensor:
