@@ -184,7 +184,7 @@ def train_module(
     plan = Plan(topic, settings, _monitor(topic, module, data), Path("checkpoints"))
     if processes.rank:
         processes.take_part(plan, data, module)
-    advice = "the module has its last weights: evaluate_module(module, datamodule, ...) needs no second training"
+    advice = "evaluate_module evaluates a module that is trained already"
     return _run(open_store(), plan, data, module, processes, name, {"experiment": name}, advice)
 
 
