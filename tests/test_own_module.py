@@ -26,6 +26,7 @@ from dlcourse import (
     Regression,
     Result,
     SettingsError,
+    baselines,
     evaluate_module,
     open_store,
     train_module,
@@ -506,6 +507,40 @@ def test_the_pages_topic_of_lightning_classes(project: Path, capsys: pytest.Capt
         for flag in (["--refit"], ["--init_from", "small"]):
             assert main(["train", "bikes", *flag, *few]) == 2, flag
             assert flag[0] in capsys.readouterr().err
+
+
+def test_rows_in_memory_with_a_module_of_ones_own() -> None:
+    class Rows(dlcourse.CourseData):
+        def load(self) -> dlcourse.Rows:
+            return dlcourse.Rows(ROWS, CLASSES, "made up", classes=("no", "yes"))
+
+    class TwoLogits(Net):
+        def __init__(self) -> None:
+            super().__init__(2, F.cross_entropy)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]  # of one loader
+            self.log("val_loss", self.training_step(batch, batch_idx))
+
+    topic = dlcourse.Topic(
+        "rows", "Rows", Rows, TwoLogits, {"majority": baselines.one_logit_per_class(baselines.majority)},
+        task=Classification(),
+    )  # fmt: skip
+    result = dlcourse.train(topic, trainer=FEW)
+    assert isinstance(result, Result)
+    assert result.ok, result.lost
+    assert result.verdict.learned
+    assert result.overfitting is not None
+    folds = dlcourse.train(topic, trainer=FEW, folds=3)
+    assert folds.ok
+
+
+def test_a_class_that_needs_a_task_says_so() -> None:
+    class Plain(L.LightningDataModule):
+        train_dataloader = Loaders.train_dataloader
+
+    topic = dlcourse.Topic("rows", "Rows", Plain, L.LightningModule, {"mean": baselines.mean})
+    with pytest.raises(SettingsError, match="task="):
+        dlcourse.train(topic)
 
 
 @pytest.mark.renders

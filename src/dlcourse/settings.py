@@ -7,7 +7,7 @@ import argparse
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
@@ -45,9 +45,9 @@ JSON_HELP = "Print the result as one JSON object on stdout, and everything else 
 class Settings:
     """All resolved settings of a run, as in its ``settings.yaml`` and in the output of ``--print_config``."""
 
-    data: dict[str, Any]
-    model: dict[str, Any]
-    trainer: dict[str, Any]
+    data: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
 
     def as_yaml(self) -> str:

@@ -67,6 +67,7 @@ class CourseData(L.LightningDataModule, ABC):
         self.fractions: dict[Split, float] = {"val": val_fraction, "test": test_fraction}
         self.split_seed = split_seed
         self.standardize = standardize
+        self.measures_gap = True
         self._on_device: Batch | None = None
         self.save_hyperparameters()
 
@@ -248,7 +249,9 @@ class CourseData(L.LightningDataModule, ABC):
         """The validation rows, and random training rows to measure in the same way, for the generalisation gap.
 
         There are as many of these as validation rows, but `FEWEST_GAP_ROWS` at the least, or all where there are fewer.
-        They are the same in every epoch. Where several processes train together, each measures its share.
+        They are the same in every epoch. A module of another kind than `CourseModel` does not measure them: then
+        ``measures_gap`` is False, and there are validation rows alone. Where several processes train together, each
+        measures its share.
         """
         val, train = self.splits["val"], self.splits["train"]
         if not len(val):
@@ -256,7 +259,8 @@ class CourseData(L.LightningDataModule, ABC):
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.split_seed))
         gap_rows = train[order[: max(len(val), FEWEST_GAP_ROWS)].sort().values]
         process = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return [self._eval_dataloader(rows, *process) for rows in (val, gap_rows)]
+        measured = (val, gap_rows) if self.measures_gap else (val,)
+        return [self._eval_dataloader(rows, *process) for rows in measured]
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
         return self.eval_dataloader("test") if len(self.splits["test"]) else []

@@ -45,6 +45,7 @@ class Task(ABC):
     classes: tuple[str, ...] = ()
     places: tuple[int | str, int | str] = (0, 1)
     """Where a batch has its inputs and its targets."""
+    own_loss: PerSampleLoss | None = None
     own_forward: Callable[[nn.Module, Any], Tensor] | None = None
 
     def __init__(
@@ -64,6 +65,7 @@ class Task(ABC):
 
     def use_loss(self, loss: PerSampleLoss) -> None:
         """Take ``loss`` in place of `per_sample_loss`."""
+        self.own_loss = loss
         self.per_sample_loss = loss  # type: ignore[assignment]  # in this object it hides the method
 
     def measure_also(self, metrics: Mapping[str, Metric]) -> None:

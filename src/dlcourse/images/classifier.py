@@ -122,6 +122,8 @@ class ImageClassifier(Classifier, ABC):
         return network(images)
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self.own_loss:
+            return super().training_loss(outputs, targets)
         return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -170,6 +170,8 @@ def fit(
         CourseError: The training failed for a known reason, such as a lack of memory.
     """
     task = task_of(topic, model)
+    if isinstance(data, CourseData):
+        data.measures_gap = isinstance(model, CourseModel)
     monitoring = OverfittingMonitor(None if isinstance(model, CourseModel) else task)
     callbacks: list[Callback] = [OwnSignals(), monitoring, *topic.callbacks()]
     if run:
