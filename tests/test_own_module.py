@@ -456,10 +456,14 @@ def test_a_folder_of_images_read_by_workers(tmp_path: Path) -> None:
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
 
     class Folders(L.LightningDataModule):
+        def __init__(self, root: str, num_workers: int = 0, persistent_workers: bool = False) -> None:
+            super().__init__()
+            self.root = Path(root)
+            self.workers: dict[str, Any] = {"num_workers": num_workers, "persistent_workers": persistent_workers}
+
         def loader(self, split: str) -> DataLoader[Any]:
             transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-            images = ImageFolder(tmp_path / "images" / split, transform)
-            return DataLoader(images, 20, shuffle=split == "train", num_workers=1, persistent_workers=True)
+            return DataLoader(ImageFolder(self.root / split, transform), 20, shuffle=split == "train", **self.workers)
 
         def train_dataloader(self) -> DataLoader[Any]:
             return self.loader("train")
@@ -475,9 +479,11 @@ def test_a_folder_of_images_read_by_workers(tmp_path: Path) -> None:
             super().__init__(2, F.cross_entropy)
             self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(3), nn.Linear(3, 2))
 
-    result = train_module(
-        Colours(), Folders(), task=Classification(classes=["ants", "bees"]), trainer={**FEW, "max_epochs": 15}
-    )
+    task = Classification(classes=["ants", "bees"])
+    topic = dlcourse.Topic("folders", "Folders", Folders, Colours, baselines.of_task(task), task=task)
+    data = {"root": str(tmp_path / "images"), "num_workers": 1, "persistent_workers": True}
+    result = dlcourse.train(topic, data=data, trainer={**FEW, "max_epochs": 15})
+    assert isinstance(result, Result)
     assert result.ok, result.lost
     assert result.verdict.learned
     assert "80 training, 30 validation, 40 test rows of Folders" in str(result)

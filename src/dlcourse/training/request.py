@@ -84,8 +84,20 @@ def resolve(
     settings = Settings(**parser.resolve(files, given))
     if issubclass(topic.model, CourseModel):
         topic.model.check_settings(settings.model)
-    experiment = Settings(**parser.resolve(files, {}))
+    experiment = Settings(**parser.resolve(files, _without_defaults(topic, given)))
     return Request(topic, settings, experiment, files[-1].stem if names else "default")
+
+
+def _without_defaults(topic: Topic, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Those settings that the classes of data and model demand, since they have no default for them."""
+    demanded = {}
+    for group, kind in (("data", topic.data), ("model", topic.model)):
+        parameters = inspect.signature(kind).parameters
+        values = given.get(group, {})
+        demanded[group] = {
+            name: values[name] for name, each in parameters.items() if name in values and each.default is each.empty
+        }
+    return demanded
 
 
 def topic_of(
