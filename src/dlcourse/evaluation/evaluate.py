@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.training.callbacks.untrue_warnings import only_true_warnings
 
 if TYPE_CHECKING:
     from dlcourse.data.datamodule import CourseData
@@ -44,7 +45,8 @@ def evaluate(trainer: L.Trainer, model: CourseModel, data: CourseData, split: Sp
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    measured = tester.test(model, dataloaders=data.eval_dataloader(split), verbose=False)[0]
+    with only_true_warnings(data):
+        measured = tester.test(model, dataloaders=data.eval_dataloader(split), verbose=False)[0]
     metrics = {name.removeprefix("test/"): value for name, value in measured.items()}
     return _evaluation(model, data, split, torch.cat(outputs.batches).cpu(), metrics)
 

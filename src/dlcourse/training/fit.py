@@ -143,6 +143,8 @@ def fit(
         epoch = state["epoch"]
     epoch = trainer.strategy.broadcast(epoch)  # only the process with the run has read it
     why = "at the last epoch" if trainer.current_epoch >= (trainer.max_epochs or 0) else "early"
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        why = "at the last step"
     if divergence.epoch is not None:
         why = "diverging"
     return Fitted(
