@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from dlcourse.models.tasks import BinaryClassifier, Classifier, Regressor
     from dlcourse.reporting.result import Result
     from dlcourse.topics import Topic
+    from dlcourse.tracking.lightning_logger import RunLogger
     from dlcourse.tracking.opening import open_store
+    from dlcourse.training.callbacks.divergence import Divergence
     from dlcourse.training.trainer import make_trainer
 
 _HOMES = {
@@ -28,9 +30,11 @@ _HOMES = {
     "CourseData": "data.datamodule",
     "CourseError": "errors",
     "CourseModel": "models.base",
+    "Divergence": "training.callbacks.divergence",
     "Regressor": "models.tasks",
     "Result": "reporting.result",
     "Rows": "data.rows",
+    "RunLogger": "tracking.lightning_logger",
     "SettingsError": "errors",
     "Topic": "topics",
     "baselines": "evaluation",
@@ -47,9 +51,11 @@ __all__ = [
     "CourseData",
     "CourseError",
     "CourseModel",
+    "Divergence",
     "Regressor",
     "Result",
     "Rows",
+    "RunLogger",
     "SettingsError",
     "Topic",
     "baselines",

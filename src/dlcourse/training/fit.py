@@ -117,7 +117,7 @@ def fit(
         monitor=monitor,
         mode=topic.mode,
         folder=folder,
-        logger=RunLogger(run) if run else None,
+        logger=RunLogger(run, by_epoch=True) if run else None,
         callbacks=callbacks,
     )
     if light and trainer.progress_bar_callback:
@@ -172,7 +172,7 @@ def refit(topic: Topic, run: Run | None, data: CourseData, settings: Settings, c
     trainer = make_trainer(
         **{**settings.trainer, "max_epochs": chosen.epoch + 1, "patience": None, "stopping_threshold": None},
         folder=folder,
-        logger=RunLogger(run, "refit/") if run else None,
+        logger=RunLogger(run, "refit/", by_epoch=True) if run else None,
         callbacks=[OwnSignals()],
     )
     if run:
