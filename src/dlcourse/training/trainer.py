@@ -179,7 +179,7 @@ def _tensorboard(folder: Path) -> Logger:
 
 def quiet() -> None:
     """Hide Lightning's reports of what it has chosen, and the warnings that are news to nobody."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
     for reason in (
         "GPU available but not used",  # by the user's own setting
