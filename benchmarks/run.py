@@ -343,7 +343,7 @@ def our_fit(database: Path | None = None) -> float:
             return time.perf_counter() - started
         with open_store(database.parent.parent).start_run("benchmark", "fit", {}, watched=False) as run:
             callbacks = [OverfittingMonitor(), Curve(run)]
-            trainer = make_trainer(**settings, folder=folder, logger=RunLogger(run), callbacks=callbacks)
+            trainer = make_trainer(**settings, folder=folder, logger=RunLogger(run, by_epoch=True), callbacks=callbacks)
             started = time.perf_counter()
             trainer.fit(model, datamodule=data)
             run.write()

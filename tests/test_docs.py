@@ -1,6 +1,7 @@
 """The commands of the pages in docs/: each is one that can be typed, with settings that exist."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from dlcourse import topics
 from dlcourse.experiment import compare, train
+from dlcourse.tracking.opening import open_store
 from dlcourse.training.overfit_batch import overfit
 from dlcourse.training.request import resolve, settings_parser
 from tests.conftest import ROOT
@@ -43,3 +45,25 @@ def test_commands_can_be_taken(command: str) -> None:
 def test_links_and_pictures_are_there(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+
+
+def example(page: str, name: str) -> str:
+    """The code of a page between ``<!-- example: name -->`` and its end."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = re.search(rf"<!-- example: {re.escape(name)} -->\n```python\n(.*?)```\n<!-- /example", text, re.DOTALL)
+    assert found, f"{page} has no example {name!r}"
+    return found[1]
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated")
+def test_callbacks_alone(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "example.py").write_text(example("own-module.md", "callbacks alone"), encoding="utf-8")
+    runpy.run_path(str(project / "example.py"))
+    epoch = re.search(r"diverged in epoch (\d+)", capsys.readouterr().out)
+    assert epoch
+    assert int(epoch[1]) < 49
+    store = open_store()
+    (run,) = store.client.search_runs([store.experiment("line")])
+    assert (run.data.params["lr"], run.info.status) == ("3.0", "FINISHED")
+    history = store.client.get_metric_history(run.info.run_id, "train_loss")
+    assert [each.step for each in history][:3] == [4, 9, 14]

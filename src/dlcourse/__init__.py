@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from dlcourse.models.tasks import BinaryClassifier, Classifier, Regressor
     from dlcourse.reporting.result import Result
     from dlcourse.topics import Topic
+    from dlcourse.tracking.lightning_logger import RunLogger
     from dlcourse.tracking.opening import open_store
+    from dlcourse.training.callbacks.divergence import Divergence
     from dlcourse.training.callbacks.overfitting import OverfittingMonitor
     from dlcourse.training.trainer import make_trainer
 
@@ -32,11 +34,13 @@ _HOMES = {
     "CourseData": "data.datamodule",
     "CourseError": "errors",
     "CourseModel": "models.base",
+    "Divergence": "training.callbacks.divergence",
     "OverfittingMonitor": "training.callbacks.overfitting",
     "Regression": "evaluation.tasks",
     "Regressor": "models.tasks",
     "Result": "reporting.result",
     "Rows": "data.rows",
+    "RunLogger": "tracking.lightning_logger",
     "SettingsError": "errors",
     "Task": "evaluation.tasks",
     "Topic": "topics",
@@ -58,11 +62,13 @@ __all__ = [
     "CourseData",
     "CourseError",
     "CourseModel",
+    "Divergence",
     "OverfittingMonitor",
     "Regression",
     "Regressor",
     "Result",
     "Rows",
+    "RunLogger",
     "SettingsError",
     "Task",
     "Topic",

@@ -21,16 +21,21 @@ if TYPE_CHECKING:
     Fraction = float
     NonNegativeFloat = float
     NonNegativeInt = int
+    Part = float
     PositiveFloat = float
     PositiveInt = int
     Seed = int
+    Several = int
 else:
-    from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
+    from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt, restricted_number_type
 
     # jsonargparse's own positive and non-negative floats accept infinity.
     Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
     NonNegativeFloat = restricted_number_type("NonNegativeNumber", float, [(">=", 0), ("<", float("inf"))])
     PositiveFloat = restricted_number_type("PositiveNumber", float, [(">", 0), ("<", float("inf"))])
+    # Lightning takes 1.0 for everything and 1 for a single batch, and jsonargparse takes one for the other.
+    Part = OpenUnitInterval
+    Several = restricted_number_type("Several", int, [(">", 1)])
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # numpy accepts no larger seed
 
 GROUPS = ("data", "model", "trainer")
@@ -75,6 +80,7 @@ class SettingsParser:
 
     def __init__(self, prog: str, description: str = "") -> None:
         self.parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+        self.optional: list[str] = []
 
     def add_arguments(self, function: Callable[..., Any], group: str | None = None, skip: Sequence[str] = ()) -> None:
         """Add the keyword arguments of a function or class as flags ``--name`` or ``--group.name``."""
@@ -82,6 +88,11 @@ class SettingsParser:
             self.parser.add_class_arguments(function, group, as_group=False, skip=set(skip))
         else:
             self.parser.add_function_arguments(function, group, as_group=False, skip=set(skip))
+
+    def add_optional(self, name: str, kind: Any, description: str) -> None:
+        """Add a setting of some type that has no default: it is among the resolved settings only where it is given."""
+        self.parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=description)
+        self.optional.append(name)
 
     def add_command(self, function: Callable[..., Any]) -> None:
         """Add a verb's own arguments: keywords of its function that are not settings, and ``files`` without a flag."""
@@ -102,7 +113,7 @@ class SettingsParser:
 
     def names(self) -> list[str]:
         """Every setting by its dotted name."""
-        return [str(name) for name, _ in self.parser.get_defaults().items()]
+        return [*dict.fromkeys([*(str(name) for name, _ in self.parser.get_defaults().items()), *self.optional])]
 
     def parse_flags(self, words: Sequence[str]) -> dict[str, Any]:
         """The values on a command line, nested by group, without defaults.
@@ -228,9 +239,11 @@ def described(hint: Any) -> str:
         Fraction: "a number of at least 0 and below 1",
         NonNegativeFloat: "a number of at least 0",
         NonNegativeInt: "a whole number of at least 0",
+        Part: "a number between 0 and 1",
         PositiveFloat: "a number above 0",
         PositiveInt: "a whole number above 0",
         Seed: "a whole number from 0 to 4294967295",
+        Several: "a whole number above 1",
     }
     plain_types = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
     parts = get_args(hint)

@@ -15,6 +15,7 @@ from dlcourse.evaluation.evaluation import Evaluation
 from dlcourse.evaluation.split_data import LoaderData, SplitData
 from dlcourse.evaluation.tasks import Task
 from dlcourse.models.base import CourseModel
+from dlcourse.training.callbacks.untrue_warnings import only_true_warnings
 
 
 def evaluate(trainer: L.Trainer, module: L.LightningModule, task: Task, data: SplitData, split: Split) -> Evaluation:
@@ -27,12 +28,14 @@ def evaluate(trainer: L.Trainer, module: L.LightningModule, task: Task, data: Sp
     """
     if isinstance(module, CourseModel):
         step = _TestStep()
-        measured = _tester(trainer, step).test(module, dataloaders=data.eval_dataloader(split), verbose=False)[0]
+        with only_true_warnings(data):
+            measured = _tester(trainer, step).test(module, dataloaders=data.eval_dataloader(split), verbose=False)[0]
         metrics = {name.removeprefix("test/"): value for name, value in measured.items()}
         return _evaluation(task, split, torch.cat(step.outputs).cpu(), torch.cat(step.targets).cpu(), metrics)
     forward = Forward(module, task, data)
     limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
-    pairs = _tester(trainer, limit=limit).predict(forward, dataloaders=data.eval_dataloader(split))
+    with only_true_warnings(data):
+        pairs = _tester(trainer, limit=limit).predict(forward, dataloaders=data.eval_dataloader(split))
     assert pairs is not None  # only without return_predictions
     outputs, targets = (torch.cat([pair[place] for pair in pairs]) for place in (0, 1))
     return evaluate_outputs(task, split, outputs, targets, forward.digest.hexdigest()[:16])

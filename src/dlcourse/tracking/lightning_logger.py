@@ -1,5 +1,7 @@
 """What Lightning logs, written to a `Run`; and a run's curves in its checkpoints."""
 
+from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -13,16 +15,21 @@ FIRST = "train/loss"
 
 
 class RunLogger(Logger):
-    """Writes Lightning's metrics to a `Run`, each name after ``prefix``, with the epoch as the step.
+    """Writes what Lightning logs to a `Run`, each name after ``prefix``: metrics, and a module's hyper-parameters.
 
-    ``train/loss`` is written first, alone: MLflow's pages list metrics in the order of their first writing, those of
-    one request by name, and compare runs by the first. Lightning logs the validation of an epoch before its training.
+    A metric's step is Lightning's, as in Lightning's own loggers: the number of optimiser steps so far. ``by_epoch`` is
+    for modules that log each metric once an epoch, and whose hyper-parameters the run has already: then the epoch is
+    the step, but for metrics that Lightning calls ``<name>_step``.
+
+    With ``by_epoch``, ``train/loss`` is written first, alone: MLflow's pages list metrics in the order of their first
+    writing, those of one request by name, and compare runs by the first. Lightning logs the validation of an epoch
+    before its training.
     """
 
-    def __init__(self, run: Run, prefix: str = "") -> None:
+    def __init__(self, run: Run, prefix: str = "", *, by_epoch: bool = False) -> None:
         super().__init__()
-        self.run, self.prefix = run, prefix
-        self._early: list[tuple[dict[str, float], int]] | None = []
+        self.run, self.prefix, self.by_epoch = run, prefix, by_epoch
+        self._early: list[tuple[dict[str, float], int]] | None = [] if by_epoch else None
         """What is logged before ``train/loss``; None after that."""
 
     @property
@@ -35,8 +42,14 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        epoch = int(metrics.pop("epoch", step or 0))
+        step = step or 0
         named = {self.prefix + name: float(value) for name, value in metrics.items()}
+        if not self.by_epoch:
+            self.run.log_metrics(named, step)
+            return
+        epoch = int(named.pop(f"{self.prefix}epoch", step))
+        by_step = {name: named.pop(name) for name in list(named) if name.endswith("_step")}
+        self.run.log_metrics(by_step, step)
         if self._early is None:
             self.run.log_metrics(named, epoch)
             return
@@ -55,8 +68,9 @@ class RunLogger(Logger):
         self._early = None
 
     @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run has every setting already."""
+    def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        if not self.by_epoch:
+            self.run.log_params(vars(params) if isinstance(params, Namespace) else params)
 
 
 class Curve(Callback):

@@ -182,7 +182,7 @@ def fit(
         monitor=monitor,
         mode=topic.mode,
         folder=folder,
-        logger=RunLogger(run) if run else None,
+        logger=RunLogger(run, by_epoch=True) if run else None,
         callbacks=callbacks,
     )
     if light and trainer.progress_bar_callback:
@@ -213,6 +213,8 @@ def fit(
         epoch = state["epoch"]
     epoch = trainer.strategy.broadcast(epoch)  # only the process with the run has read it
     why = "at the last epoch" if trainer.current_epoch >= (trainer.max_epochs or 0) else "early"
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        why = "at the last step"
     if divergence.epoch is not None:
         why = "diverging"
     return Fitted(
@@ -242,7 +244,7 @@ def refit(topic: Topic, run: Run | None, data: SplitData, settings: Settings, ch
     trainer = make_trainer(
         **{**settings.trainer, "max_epochs": chosen.epoch + 1, "patience": None, "stopping_threshold": None},
         folder=folder,
-        logger=RunLogger(run, "refit/") if run else None,
+        logger=RunLogger(run, "refit/", by_epoch=True) if run else None,
         callbacks=[OwnSignals(), *topic.callbacks()],
     )
     if run:

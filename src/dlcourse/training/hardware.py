@@ -2,43 +2,57 @@
 
 import logging
 import os
-from typing import Any, Literal, cast
+import sys
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from lightning.pytorch.strategies import StrategyRegistry
+from lightning.pytorch.strategies import Strategy, StrategyRegistry
 
 from dlcourse.errors import SettingsError, suggestion
+from dlcourse.settings import PositiveInt
 
 log = logging.getLogger(__name__)
 
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true"]
+if TYPE_CHECKING:  # flags are words and numbers; `make_trainer` takes Lightning's lists and objects too
+    Devices = int | list[int] | str
+    StrategyName = str | Strategy
+else:
+    Devices = PositiveInt | Literal["auto"]
+    StrategyName = str
 
 
-def choose_accelerator(wanted: Accelerator) -> Literal["cpu", "cuda", "mps"]:
-    """The accelerator that auto or gpu stands for here; raises `SettingsError` if the wanted one is not available."""
+def choose_accelerator(wanted: str) -> str:
+    """The accelerator that auto or gpu stands for here; raises `SettingsError` if the wanted one is not available.
+
+    Others of Lightning's, such as tpu, stay what they are.
+    """
+    if wanted not in get_args(Accelerator):
+        return wanted
     available: dict[str, bool] = {
         "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True
     }  # fmt: skip
-    chosen: str = wanted
+    chosen = wanted
     if wanted in ("auto", "gpu"):
         chosen = next(name for name, is_available in available.items() if is_available)
     if available[chosen] and (wanted, chosen) != ("gpu", "cpu"):
-        return cast(Literal["cpu", "cuda", "mps"], chosen)
+        return chosen
     why = "PyTorch finds no such device"
     if wanted != "mps" and torch.version.cuda is None:
         why = "this PyTorch is built without CUDA"
     raise SettingsError(f"--trainer.accelerator {wanted} is not there ({why}): use auto or cpu")
 
 
-def check_devices(devices: int | Literal["auto"], strategy: str, accelerator: Accelerator) -> None:
+def check_devices(devices: Devices, strategy: StrategyName, accelerator: str) -> None:
     """Raises `SettingsError` if there are fewer devices, or no strategy has that name."""
-    count = {"cuda": torch.cuda.device_count, "cpu": os.cpu_count}.get(accelerator, lambda: 1)() or 1
-    if devices != "auto" and devices > count:
+    counts = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1, "mps": 1}
+    count = counts.get(accelerator, sys.maxsize)
+    if isinstance(devices, int) and devices > count:
         what = "CPU cores" if accelerator == "cpu" else f"{accelerator} devices"
         raise SettingsError(f"--trainer.devices {devices} is too many: this machine has {count} {what}")
     known = ["auto", *StrategyRegistry.available_strategies()]
-    if strategy not in known:
+    if isinstance(strategy, str) and strategy not in known:
         near = suggestion(strategy, known) or "; there are auto, ddp, fsdp and others of Lightning's"
         raise SettingsError(f"--trainer.strategy {strategy} is unknown{near}")
 

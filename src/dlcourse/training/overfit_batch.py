@@ -21,9 +21,10 @@ from dlcourse.settings import Seed, Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.run import Run
+from dlcourse.training.callbacks.untrue_warnings import only_true_warnings
 from dlcourse.training.fit import new_model
 from dlcourse.training.processes import check_one_process
-from dlcourse.training.request import resolve
+from dlcourse.training.request import LIGHTNINGS, resolve
 from dlcourse.training.start import check_in_memory, load_data, log_start
 from dlcourse.training.trainer import make_trainer
 
@@ -128,10 +129,12 @@ def overfit_batch(topic: Topic, settings: Settings, data: CourseData, run: Run) 
         TensorRows(*batch, torch.arange(len(rows))), batch_sampler=again_and_again, collate_fn=identity_collate
     )
     once = {"max_epochs": 1, "patience": None, "stopping_threshold": None, "fast_dev_run": False, "limit_batches": None}
-    trainer = make_trainer(**{**settings.trainer, **once}, callbacks=[check])
+    chosen = {name: value for name, value in settings.trainer.items() if name not in LIGHTNINGS}
+    trainer = make_trainer(**{**chosen, **once}, callbacks=[check])
     if trainer.progress_bar_callback:
         trainer.progress_bar_callback.disable()  # it reports epochs, and this is a single one
-    trainer.fit(model, loader, [])
+    with only_true_warnings(data):
+        trainer.fit(model, loader, [])
     return check.result
 
 

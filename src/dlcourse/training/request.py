@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 
@@ -16,12 +16,50 @@ from dlcourse.evaluation.baselines import Baseline, of_task
 from dlcourse.evaluation.tasks import TASKS, Task, TaskName
 from dlcourse.models.base import CourseModel
 from dlcourse.reporting.figures import of_outputs
-from dlcourse.settings import Seed, Settings, SettingsParser, nearest_folder
+from dlcourse.settings import (
+    NonNegativeInt,
+    Part,
+    PositiveInt,
+    Seed,
+    Settings,
+    SettingsParser,
+    Several,
+    nearest_folder,
+)
 from dlcourse.topics import Topic
-from dlcourse.training.trainer import make_trainer
+from dlcourse.training.trainer import EPOCHS, check_options, make_trainer
 
-NOT_SETTINGS = ("monitor", "mode", "folder", "logger", "callbacks")
-"""Arguments of `make_trainer` that the package itself gives."""
+NOT_SETTINGS = ("max_epochs", "monitor", "mode", "folder", "logger", "callbacks")
+"""Arguments of `make_trainer` that the package itself gives; and ``max_epochs``, which a run always has."""
+LIGHTNINGS: dict[str, tuple[Any, str]] = {
+    "max_steps": (PositiveInt, "Largest number of optimiser steps; training stops at this or max_epochs."),
+    "max_time": (str, "Longest time to train, as days:hours:minutes:seconds, such as 00:00:30:00."),
+    "min_epochs": (PositiveInt, "Epochs before which nothing stops the training."),
+    "min_steps": (PositiveInt, "Steps before which nothing stops the training."),
+    "accumulate_grad_batches": (PositiveInt, "Batches whose gradients are added up before each step."),
+    "gradient_clip_algorithm": (Literal["norm", "value"], "What gradient_clip_val limits: the norm, or each value."),
+    "val_check_interval": (
+        Part | Several,
+        "Validate after this part of an epoch, or number of batches.",
+    ),
+    "check_val_every_n_epoch": (PositiveInt, "Validate after every so many epochs only."),
+    "num_sanity_val_steps": (NonNegativeInt, "Validation batches to try before the training; 0 for none."),
+    "limit_train_batches": (
+        Part | Several,
+        "Number or fraction of training batches to use.",
+    ),
+    "limit_val_batches": (Part | Several, "Number or fraction of validation batches to use."),
+    "limit_test_batches": (Part | Several, "Number or fraction of test batches to use."),
+    "log_every_n_steps": (PositiveInt, "Steps between values of metrics that are logged by step."),
+    "enable_progress_bar": (bool, "Show the progress of the training."),
+    "enable_model_summary": (bool, "Print the model's layers and their parameters."),
+    "profiler": (Literal["simple", "advanced", "pytorch"], "Measure the time that each part of the training takes."),
+    "detect_anomaly": (bool, "Find the operation whose gradient is NaN, which is slow."),
+    "benchmark": (bool, "Let cuDNN try its algorithms and take the fastest."),
+    "sync_batchnorm": (bool, "Compute batch statistics over all processes."),
+    "reload_dataloaders_every_n_epochs": (NonNegativeInt, "Epochs after which dataloaders are made anew; 0 for never."),
+}
+"""Options of Lightning's Trainer that a run has only where they are given, with their types and what they do."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +165,16 @@ def topic_of(
 def settings_of_objects(
     module: L.LightningModule, datamodule: L.LightningDataModule, trainer: Mapping[str, Any], seed: int
 ) -> Settings:
-    """The hyper-parameters that a module and its data have saved, and arguments of `make_trainer` over its defaults."""
+    """The hyper-parameters that a module and its data have saved, and arguments of `make_trainer` over its defaults.
+
+    Raises:
+        SettingsError: The Trainer has no such option.
+    """
+    check_options(trainer)
+    if taken := [name for name in NOT_SETTINGS if name in trainer and name != "max_epochs"]:
+        raise SettingsError(
+            f"trainer: {taken[0]} is given by the run itself, or is an argument of its own: leave it out"
+        )
     defaults = {
         name: each.default
         for name, each in inspect.signature(make_trainer).parameters.items()
@@ -148,7 +195,14 @@ def settings_parser(topic: Topic, verb: str) -> SettingsParser:
     parser.add_arguments(topic.data, "data")
     of_data = ("shape", "outputs") if issubclass(topic.model, CourseModel) else ()
     parser.add_arguments(topic.model, "model", skip=of_data)
-    parser.add_arguments(make_trainer, "trainer", skip=NOT_SETTINGS)
+    parser.parser.add_argument(
+        "--trainer.max_epochs", type=PositiveInt, default=EPOCHS, help="Largest number of epochs."
+    )
+    # jsonargparse finds some of Lightning's options in the code of `make_trainer`, with other types and defaults.
+    further = inspect.signature(L.Trainer).parameters.keys() - inspect.signature(make_trainer).parameters.keys()
+    parser.add_arguments(make_trainer, "trainer", skip=[*NOT_SETTINGS, *further])
+    for name, (kind, description) in LIGHTNINGS.items():
+        parser.add_optional(f"trainer.{name}", kind, description)
     if default := experiments_of(topic).get("default"):
         parser.set_defaults(default)
     return parser

@@ -30,8 +30,11 @@ MAY_CHANGE = frozenset(
     {
         # When to stop, unless a schedule depends on it: see `find_resume_point`.
         "trainer.max_epochs", "trainer.patience", "trainer.min_delta", "trainer.stopping_threshold",
+        "trainer.max_time",
         # What to compute with: the results stay the same.
         "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.tensorboard",
+        # What to show.
+        "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler",
         # Where the rows are: their fingerprint tells whether they are the same.
         "data.source", "data.file", "data.root", "data.ask",
     }

@@ -1,18 +1,21 @@
 """The factory of Lightning Trainers."""
 
+import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.plugins import Precision as PrecisionPlugin
 
-from dlcourse.errors import SettingsError, one_line
+from dlcourse.errors import SettingsError, one_line, suggestion
 from dlcourse.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 from dlcourse.training.callbacks.checkpoints import AtomicCheckpointIO, KeptCheckpoint
 from dlcourse.training.callbacks.divergence import Divergence
@@ -21,20 +24,31 @@ from dlcourse.training.callbacks.epoch_seed import EpochSeed
 from dlcourse.training.callbacks.hardware import Hardware
 from dlcourse.training.callbacks.lr_and_speed import LrAndSpeed
 from dlcourse.training.callbacks.progress import Progress
-from dlcourse.training.hardware import Accelerator, Precision, check_devices, choose_accelerator, choose_precision
+from dlcourse.training.callbacks.untrue_warnings import OnlyTrueWarnings
+from dlcourse.training.hardware import (
+    Accelerator,
+    Devices,
+    Precision,
+    StrategyName,
+    check_devices,
+    choose_accelerator,
+    choose_precision,
+)
 
 log = logging.getLogger(__name__)
+
+EPOCHS = 100
 
 
 def make_trainer(
     *,
-    max_epochs: PositiveInt = 100,
+    max_epochs: PositiveInt | None = None,
     patience: PositiveInt | None = 10,
     min_delta: NonNegativeFloat = 0.0,
     stopping_threshold: float | None = None,
     accelerator: Accelerator = "auto",
-    devices: PositiveInt | Literal["auto"] = 1,
-    strategy: str = "auto",
+    devices: Devices = 1,
+    strategy: StrategyName = "auto",
     num_nodes: PositiveInt = 1,
     precision: Precision = "auto",
     gradient_clip_val: PositiveFloat | None = None,
@@ -45,17 +59,20 @@ def make_trainer(
     monitor: str | None = None,
     mode: Literal["min", "max"] = "min",
     folder: Path | str | None = None,
-    logger: Logger | None = None,
-    callbacks: Sequence[Callback] = (),
+    logger: Logger | Iterable[Logger] | bool | None = None,
+    callbacks: Sequence[Callback] | Callback | None = None,
+    **trainer_options: Any,
 ) -> L.Trainer:
     """A Trainer for any LightningModule: it chooses the hardware, stops early, keeps checkpoints and is repeatable.
 
-    Side effects, for the whole process: Lightning logs only warnings, those of its warnings that need no answer are
-    filtered out, and with ``deterministic`` PyTorch uses deterministic algorithms.
+    Side effects, for the whole process: Lightning's reports of what it has chosen are not logged, and with
+    ``deterministic`` PyTorch uses deterministic algorithms.
 
     Args:
-        max_epochs: Largest number of epochs.
+        max_epochs: Largest number of epochs; -1 for no limit. None is 100, or no limit where ``max_steps`` or
+            ``max_time`` is set.
         patience: Epochs without improvement of the monitored metric before training stops; null never stops it.
+            Validations, where these are not once an epoch.
         min_delta: What counts as an improvement, in the metric's unit.
         stopping_threshold: Stop at the first epoch in which the monitored metric is better than this; without a
             monitored metric, the training loss.
@@ -73,16 +90,26 @@ def make_trainer(
         monitor: The metric that early stopping and the best checkpoint go by; without one there is neither.
         mode: Whether lower (min) or higher (max) values of the monitored metric are better.
         folder: Where ``best.ckpt`` and ``last.ckpt`` are saved; without one there are no checkpoints.
-        logger: Lightning's logger, or none.
+        logger: Lightning's logger, or several; True for Lightning's own choice.
         callbacks: Further callbacks.
+        **trainer_options: Whatever else Lightning's Trainer takes, such as ``accumulate_grad_batches`` or ``profiler``.
+            Its options are taken as they are, in place of what would be chosen here.
 
     Raises:
-        SettingsError: The accelerator or so many devices are not available, or settings contradict each other.
+        SettingsError: The accelerator or so many devices are not available, an option does not exist, or settings
+            contradict each other.
     """
+    check_options(trainer_options)
     quiet()
-    accelerator = choose_accelerator(accelerator)
-    check_devices(devices, strategy, accelerator)
-    standard: list[Callback] = [Hardware(), Divergence(), EpochSeed(), LrAndSpeed(), Progress()]
+    accelerator_name = choose_accelerator(accelerator)
+    check_devices(devices, strategy, accelerator_name)
+    if max_epochs is None:
+        max_epochs = -1 if trainer_options.keys() & {"max_steps", "max_time"} else EPOCHS
+    given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+    standard: list[Callback] = [OnlyTrueWarnings(), Hardware(), Divergence(), EpochSeed(), LrAndSpeed()]
+    has_bar = trainer_options.get("enable_progress_bar", not trainer_options.get("barebones"))
+    if has_bar and not any(isinstance(callback, ProgressBar) for callback in given):
+        standard.append(Progress())
     if monitor or stopping_threshold is not None:  # without patience too: a resumed run may be given some
         standard.append(
             Patience(
@@ -99,32 +126,48 @@ def make_trainer(
         if monitor:
             standard.append(KeptCheckpoint(folder, "best", monitor=monitor, mode=mode))
         standard.append(KeptCheckpoint(folder, "last"))
-    loggers = [logger] if logger else []
+    loggers = [logger] if isinstance(logger, Logger) else [] if isinstance(logger, bool) else list(logger or ())
     if tensorboard and folder:
         loggers.append(_tensorboard(Path(folder).parent))
+    plugins = trainer_options.get("plugins") or []
+    plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+    has_own_precision = any(isinstance(plugin, PrecisionPlugin) for plugin in plugins)
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(AtomicCheckpointIO())
+    decided: dict[str, Any] = {
+        "accelerator": accelerator_name,
+        "devices": devices,
+        "strategy": strategy,
+        "num_nodes": num_nodes,
+        "precision": None if has_own_precision else choose_precision(precision, accelerator_name),
+        "logger": loggers or logger is True,
+        "callbacks": [*standard, *given],
+        "fast_dev_run": fast_dev_run,
+        "max_epochs": max_epochs,
+        "limit_train_batches": limit_batches,
+        "limit_val_batches": limit_batches,
+        "limit_test_batches": limit_batches,
+        "gradient_clip_val": gradient_clip_val,
+        "deterministic": deterministic,
+        "num_sanity_val_steps": 0,
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in (*standard, *given)),
+        "enable_model_summary": False,
+    }
     try:
-        return L.Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            strategy=strategy,
-            num_nodes=num_nodes,
-            precision=choose_precision(precision, accelerator),
-            plugins=AtomicCheckpointIO(),
-            logger=loggers or False,
-            callbacks=[*standard, *callbacks],
-            fast_dev_run=fast_dev_run,
-            max_epochs=max_epochs,
-            limit_train_batches=limit_batches,
-            limit_val_batches=limit_batches,
-            limit_test_batches=limit_batches,
-            gradient_clip_val=gradient_clip_val,
-            deterministic=deterministic,
-            num_sanity_val_steps=0,
-            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in (*standard, *callbacks)),
-            enable_model_summary=False,
-        )
+        return L.Trainer(**decided | trainer_options | {"plugins": plugins})
     except (MisconfigurationException, ValueError, RuntimeError, TypeError, ImportError) as error:
         raise SettingsError(f"the Trainer cannot be made: {one_line(error)}") from error
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises `SettingsError` for an option that neither `make_trainer` nor Lightning's Trainer has."""
+    known = {*inspect.signature(L.Trainer).parameters, *inspect.signature(make_trainer).parameters} - {
+        "trainer_options"
+    }
+    for name in options:
+        if name not in known:
+            near = suggestion(name, known)
+            raise SettingsError(f"Lightning's Trainer has no option {name}{near or '; see lightning.Trainer'}")
 
 
 def _tensorboard(folder: Path) -> Logger:
@@ -137,16 +180,11 @@ def _tensorboard(folder: Path) -> Logger:
 
 
 def quiet() -> None:
-    """Hide Lightning's messages that tell nothing new, or nothing that a user could act on."""
+    """Hide Lightning's reports of what it has chosen, and the warnings that are news to nobody."""
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
     for reason in (
-        "does not have many workers",  # rows are in memory: a worker process would only copy them
-        "The number of training batches .* is smaller than the logging interval",  # only epochs are logged
-        "Total length of `list` across ranks is zero",  # fit-only data has no validation rows
         "GPU available but not used",  # by the user's own setting
-        "Checkpoint directory .* exists and is not empty",  # a resumed run starts with copies of its checkpoints
-        "Be aware that when using `ckpt_path`",  # the callbacks may differ: a resumed run may have other patience
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning's own call
     ):
         warnings.filterwarnings("ignore", f".*{reason}")

@@ -1,6 +1,7 @@
 """Stop a training that diverges."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -9,13 +10,17 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 DIVERGED = 1e6
-"""Times the first epoch's loss: from there no training that was seen came back."""
+"""Times the first mean loss: from there no training that was seen came back."""
+STEPS_BETWEEN_CHECKS = 1000
+"""In longer epochs, which may never end. Looking at a loss waits for the GPU."""
 
 
 class Divergence(Callback):
-    """Stop after an epoch whose mean training loss is NaN, infinite or a million times that of the first epoch.
+    """Stop a training whose mean loss over an epoch is NaN, infinite or a million times that of the first epoch.
 
-    ``epoch`` is then that epoch, counted from 0, and ``loss`` its loss; until then ``epoch`` is None.
+    An epoch of more than 1000 steps is checked every 1000. ``epoch`` is then that epoch, counted from 0, and ``loss``
+    its loss; until then ``epoch`` is None. The loss is what ``training_step`` returns, alone or as ``"loss"``; a step
+    that returns none, as it may with manual optimisation, is not watched.
 
     Lightning's EarlyStopping looks at the monitored metric only, and its ``divergence_threshold`` is absolute.
     """
@@ -30,13 +35,19 @@ class Divergence(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if outputs is not None:
-            self.losses.append(outputs["loss"] if isinstance(outputs, dict) else outputs)
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):
+            self.losses.append(loss.detach())
+        if len(self.losses) == STEPS_BETWEEN_CHECKS:
+            self._check(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.losses:
-            return
+        if self.losses:
+            self._check(trainer)
+
+    def _check(self, trainer: L.Trainer) -> None:
         self.loss = float(trainer.strategy.reduce(torch.stack(self.losses).mean()))  # the mean over all processes
+        self.losses.clear()
         if math.isnan(self.first):
             self.first = self.loss
         largest = DIVERGED * max(abs(self.first), 1e-30)  # a first loss of 0 allows for rounding
