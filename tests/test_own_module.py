@@ -34,7 +34,12 @@ from dlcourse import (
 from dlcourse.cli import main
 from tests.examples import block, topic_package
 
-pytestmark = pytest.mark.usefixtures("project")
+pytestmark = [
+    pytest.mark.usefixtures("project"),
+    # True of these rows, of which there are few.
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+]
 
 ROWS = torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
 CLASSES = (ROWS[:, 0] + ROWS[:, 1] ** 2 > 0.7).long()

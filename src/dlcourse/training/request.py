@@ -172,9 +172,7 @@ def settings_of_objects(
     """
     check_options(trainer)
     if taken := [name for name in NOT_SETTINGS if name in trainer and name != "max_epochs"]:
-        raise SettingsError(
-            f"trainer: {taken[0]} is given by the run itself, or is an argument of its own: leave it out"
-        )
+        raise SettingsError(f"trainer: {taken[0]} is the run's own, or an argument beside trainer: leave it out")
     defaults = {
         name: each.default
         for name, each in inspect.signature(make_trainer).parameters.items()

@@ -161,9 +161,7 @@ def make_trainer(
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Raises `SettingsError` for an option that neither `make_trainer` nor Lightning's Trainer has."""
-    known = {*inspect.signature(L.Trainer).parameters, *inspect.signature(make_trainer).parameters} - {
-        "trainer_options"
-    }
+    known = {name for each in (L.Trainer, make_trainer) for name in inspect.signature(each).parameters}
     for name in options:
         if name not in known:
             near = suggestion(name, known)
