@@ -119,17 +119,19 @@ OF_IMAGES = {"majority": majority, "logistic-regression-on-10000-rows": logistic
 """The baselines of image classifiers."""
 
 
+def as_columns(outputs: Tensor, columns: int) -> Tensor:
+    """Outputs of a baseline as a model's, N x columns: two for two classes are 0, and the logit of class 1."""
+    outputs = outputs.reshape(len(outputs), -1)
+    has_one_for_two = (outputs.shape[1], columns) == (1, 2)
+    return torch.cat([torch.zeros_like(outputs), outputs], 1) if has_one_for_two else outputs
+
+
 def one_logit_per_class(baseline: Baseline) -> Baseline:
-    """The same baseline, but with two columns for two classes: 0, and the logit of class 1."""
+    """The same baseline, but with two columns for two classes."""
 
     def fitted(inputs: Tensor, targets: Tensor) -> Predictor:
         predict = baseline(inputs, targets)
-
-        def outputs(rows: Tensor) -> Tensor:
-            logits = predict(rows).reshape(len(rows), -1)
-            return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
-
-        return outputs
+        return lambda rows: as_columns(predict(rows), 2)
 
     return fitted
 

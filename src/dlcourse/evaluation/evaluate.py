@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from dlcourse.evaluation.baselines import as_columns
 from dlcourse.evaluation.evaluation import Evaluation
 from dlcourse.training.callbacks.untrue_warnings import only_true_warnings
 
@@ -52,7 +53,11 @@ def evaluate(trainer: L.Trainer, model: CourseModel, data: CourseData, split: Sp
 
 
 def evaluate_outputs(model: CourseModel, data: CourseData, split: Split, outputs: Tensor) -> Evaluation:
-    """Evaluate outputs of something else, such as a baseline, N x outputs, by the model's metrics."""
+    """Evaluate outputs of something else, such as a baseline, N x outputs, by the model's metrics.
+
+    Two classes may have one logit, where the model has one for each.
+    """
+    outputs = as_columns(outputs, model.outputs)
     targets, predictions = data.rows.targets[data.splits[split]], model.predictions(outputs)
     metrics = {name: float(metric(predictions, targets)) for name, metric in model.metrics().items()}
     return _evaluation(model, data, split, outputs, metrics)

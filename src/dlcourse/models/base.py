@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
 from dlcourse.data.datamodule import CourseData
-from dlcourse.data.rows import Batch, Split
+from dlcourse.data.rows import Batch, Split, has_scale
 from dlcourse.errors import SettingsError
 from dlcourse.models.optimizers import OptimizerName, ScheduleName, make_optimizer, make_schedule
 from dlcourse.settings import Fraction, NonNegativeFloat, PositiveFloat
@@ -129,6 +129,8 @@ class CourseModel(L.LightningModule, ABC):
             self.prepare(data)
 
     def standardised(self, inputs: Tensor) -> Tensor:
+        if not has_scale(inputs):
+            return inputs
         return inputs.to(self.input_mean.dtype, copy=True).sub_(self.input_mean).div_(self.input_std)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torchmetrics import Accuracy, MeanAbsoluteError, MeanSquaredError
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 from torchmetrics.utilities import dim_zero_cat
 
+from dlcourse.errors import SettingsError
 from dlcourse.models.base import CourseModel
 
 
@@ -59,6 +60,11 @@ class BinaryClassifier(CourseModel, ABC):
 
     primary_metric = "accuracy"
 
+    def __init__(self, shape: Sequence[int], outputs: int, **settings: Any) -> None:
+        if outputs != 1:
+            raise SettingsError(f"a BinaryClassifier has one output, not {outputs}: for more classes take Classifier")
+        super().__init__(shape, outputs, **settings)
+
     def metrics(self) -> dict[str, Any]:
         # AUROC is exact, without ``thresholds``: these need seconds a batch with deterministic algorithms.
         return {"accuracy": BinaryAccuracy(), "auroc": AUROCOrNaN()}
@@ -75,9 +81,17 @@ class BinaryClassifier(CourseModel, ABC):
 
 
 class Classifier(CourseModel, ABC):
-    """A model of three classes or more: outputs are N x classes logits, predictions their softmax."""
+    """A model with an output for each class: N x classes logits, predictions their softmax."""
 
     primary_metric = "accuracy"
+
+    def __init__(self, shape: Sequence[int], outputs: int, **settings: Any) -> None:
+        if outputs < 2:
+            raise SettingsError(
+                "a Classifier has an output for each class, and data of two classes have one: take BinaryClassifier, "
+                "or let the property outputs of your data be 2"
+            )
+        super().__init__(shape, outputs, **settings)
 
     def metrics(self) -> dict[str, Any]:
         return {"accuracy": Accuracy(task="multiclass", num_classes=self.outputs)}
