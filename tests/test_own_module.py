@@ -533,7 +533,7 @@ def test_rows_in_memory_with_a_module_of_ones_own() -> None:
             self.log("val_loss", self.training_step(batch, batch_idx))
 
     topic = dlcourse.Topic(
-        "rows", "Rows", Rows, TwoLogits, {"majority": baselines.one_logit_per_class(baselines.majority)},
+        "rows", "Rows", Rows, TwoLogits, {"majority": baselines.majority},
         task=Classification(),
     )  # fmt: skip
     result = dlcourse.train(topic, trainer=FEW)

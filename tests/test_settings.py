@@ -1,11 +1,13 @@
 """Every wrong setting is one line that names it and says what is right, from flags, files and Python alike."""
 
 import argparse
+import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import lightning as L
 import pytest
 import torch
 import yaml
@@ -16,10 +18,12 @@ from dlcourse.doctor.topic import check_topic
 from dlcourse.errors import SettingsError, suggestion
 from dlcourse.evaluation import baselines
 from dlcourse.experiment import train
+from dlcourse.reporting.result import Result
 from dlcourse.settings import PositiveFloat, PositiveInt, Settings, SettingsParser, described
 from dlcourse.topics import Topic
 from dlcourse.training.overfit_batch import overfit
-from dlcourse.training.request import resolve, settings_parser
+from dlcourse.training.request import LIGHTNINGS, resolve, settings_parser
+from dlcourse.training.trainer import make_trainer
 from tests.samples import Given, YesOrNo, two_classes
 
 
@@ -95,6 +99,15 @@ WRONG_FLAGS = {
     "--trainer.devices two": "--trainer.devices must be a whole number above 0 or auto, not two",
     "--trainer.accelerator tpu": "--trainer.accelerator must be one of auto, cpu, gpu, cuda, mps, not tpu; "
     "did you mean cpu?",
+    "--trainer.accumulate_grad_batches 0": "--trainer.accumulate_grad_batches must be a whole number above 0, not 0",
+    "--trainer.acumulate_grad_batches 4": "unknown flag --trainer.acumulate_grad_batches; did you mean "
+    "--trainer.accumulate_grad_batches?",
+    "--trainer.max_steps many": "--trainer.max_steps must be a whole number above 0, not many",
+    "--trainer.max_steps": "--trainer.max_steps needs a value: a whole number above 0",
+    "--trainer.val_check_interval 1.0": "--trainer.val_check_interval must be a number between 0 and 1 or a whole "
+    "number above 1, not 1.0",
+    "--trainer.profiler simpel": "--trainer.profiler must be one of simple, advanced, pytorch, not simpel; "
+    "did you mean simple?",
     "--trainer.precision 8": "--trainer.precision must be one of auto, 32-true, bf16-mixed, 16-mixed, 64-true, "
     "bf16-true, not 8",
     "--seed -1": "--seed must be a whole number from 0 to 4294967295, not -1",
@@ -292,6 +305,64 @@ def test_changes_are_what_differs() -> None:
     assert before.changes(before) == {}
 
 
+# --- options of Lightning's Trainer ---
+
+
+def test_lightnings_options_are_settings_only_where_they_are_given(
+    parser: SettingsParser, written: Callable[[str], str]
+) -> None:
+    plain = resolved()
+    assert not {f"trainer.{name}" for name in LIGHTNINGS} & plain.keys()
+    assert plain["trainer.max_epochs"] == 200, "the topic's"
+    flags = "--trainer.accumulate_grad_batches 4 --trainer.max_steps=100 --trainer.val_check_interval 0.5"
+    given = parser.parse_flags([*flags.split(), "--trainer.enable_progress_bar", "false", "--trainer.detect_anomaly"])
+    expected = {"accumulate_grad_batches": 4, "max_steps": 100, "val_check_interval": 0.5}
+    assert given["trainer"] == {**expected, "enable_progress_bar": False, "detect_anomaly": True}
+    file = written("trainer:\n  max_steps: 7\n  limit_val_batches: 3\n")
+    settings = resolved(file, trainer=expected)
+    assert settings == {**plain, **{f"trainer.{name}": value for name, value in expected.items()}} | {
+        "trainer.limit_val_batches": 3
+    }
+
+
+def test_a_topics_own_file_may_have_them(project: Path) -> None:
+    folder = project / "experiments" / "height-weight"
+    folder.mkdir(parents=True)
+    (folder / "default.yaml").write_text("trainer:\n  accumulate_grad_batches: 2\n")
+    assert resolved()["trainer.accumulate_grad_batches"] == 2
+
+
+def test_lightning_has_every_option_that_is_a_setting() -> None:
+    assert LIGHTNINGS.keys() <= inspect.signature(L.Trainer).parameters.keys()
+    assert not LIGHTNINGS.keys() & inspect.signature(make_trainer).parameters.keys()
+
+
+def test_a_run_with_them_is_stored_and_resumed_with_them(project: Path) -> None:
+    options = {"accumulate_grad_batches": 2, "check_val_every_n_epoch": 2, "max_epochs": 2}
+    first = dlcourse.train("height-weight", trainer=options)
+    assert isinstance(first, Result)
+    assert [step for step, _ in first.history["val/loss"]] == [1]
+    params = dlcourse.open_store().client.get_run(first.run_id).data.params
+    assert (params["trainer.accumulate_grad_batches"], "trainer.max_steps" in params) == ("2", False)
+    second = dlcourse.train("height-weight", resume=first.run_id, trainer={"max_epochs": 4})
+    assert isinstance(second, Result)
+    whole = dlcourse.train("height-weight", trainer={**options, "max_epochs": 4})
+    assert isinstance(whole, Result)
+    assert second.history["val/loss"] == whole.history["val/loss"]
+    with pytest.raises(SettingsError, match=r"--trainer\.accumulate_grad_batches was 2 in it"):
+        dlcourse.train("height-weight", resume=first.run_id, trainer={"accumulate_grad_batches": 1})
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_a_run_may_end_by_its_steps(project: Path, steps: int) -> None:
+    result = dlcourse.train("height-weight", trainer={"max_steps": steps, "val_check_interval": 0.5})
+    assert isinstance(result, Result)
+    assert result.fitted
+    assert (result.fitted.trainer.global_step, result.fitted.why_stopped) == (steps, "at the last step")
+    assert result.lost == {}
+    assert overfit("height-weight", trainer={"max_steps": steps}).steps > 7, "it has steps of its own"
+
+
 # --- from Python ---
 
 WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
@@ -308,6 +379,8 @@ WRONG_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"data": {"ask": ["tall"]}}, "data.ask must be a list such as [1,2] or null, not ['tall']"),
     ({"trainer": {"max_epochs": 0}}, "trainer.max_epochs must be a whole number above 0, not 0"),
     ({"trainer": {"max_epochs": 1.5}}, "trainer.max_epochs must be a whole number above 0, not 1.5"),
+    ({"trainer": {"max_steps": None}}, "trainer.max_steps must be a whole number above 0, not null"),
+    ({"trainer": {"max_stepz": 3}}, "unknown key trainer.max_stepz; did you mean trainer.max_steps?"),
     ({"trainer": {"callbacks": []}}, "unknown key trainer.callbacks; see `dlcourse train height-weight --help`"),
     ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, not -1"),
     ({"seed": "one"}, "seed must be a whole number from 0 to 4294967295, not one"),

@@ -191,7 +191,8 @@ class SettingsParser:
             if present := RENAMED.get(name.removeprefix("model.")):
                 raise SettingsError(f"--{name} is called --model.{present} now")
             if name.removesuffix("+") not in known:  # --data.ask+ adds an entry to a list
-                near = suggestion(f"--{name}", [*(f"--{each}" for each in known), *SWITCHES])
+                right = [] if name in GROUPS else [*(f"--{each}" for each in known), *SWITCHES]
+                near = suggestion(f"--{name}", right)
                 raise SettingsError(f"unknown flag --{name}{near or self._see_help()}")
             if not equals and waiting and not waiting[0].startswith("--"):
                 value = waiting.pop(0)

@@ -244,7 +244,7 @@ def saved(**other: Tensor) -> Callable[[Path], None]:
         (shortened, "MetadataIncompleteBuffer|incomplete"),
         (emptied, "HeaderTooSmall|header too small"),
         (changed, "its checksum is wrong"),
-        (saved(train_labels=torch.zeros(80)), "it holds other types than uint8"),
+        (saved(train_labels=torch.zeros(80)), "of another type than uint8"),
         (saved(test_labels=torch.zeros(3, dtype=torch.uint8)), r"3 labels for images of shape \(20, 3, 8, 8\)"),
         (saved(test_labels=torch.full((20,), 4, dtype=torch.uint8)), "label 4 for 4 classes"),
         (saved(test_labels=torch.zeros(0)), "test_labels"),

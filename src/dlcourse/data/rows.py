@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dlcourse.errors import CourseError
+
 Batch = tuple[Tensor, Tensor]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -26,14 +28,22 @@ def digest_of(*tensors: Tensor) -> str:
     return digest.hexdigest()[:16]
 
 
+def has_scale(inputs: Tensor) -> bool:
+    """Whether inputs are amounts, which can be standardised; other integers than images' uint8 are token ids."""
+    return inputs.is_floating_point() or inputs.dtype == torch.uint8
+
+
 @dataclass(frozen=True)
 class Rows:
     """A data set in memory.
 
-    ``inputs`` is N x shape (float32, or uint8 for images). ``targets`` is N x columns in float32 for a regression, and
-    N class numbers in int64 where ``classes`` names the classes. ``source`` says where the rows come from.
-    ``fixed_splits`` holds the row numbers, in ascending order, of the splits that the data set itself defines, such as
-    official test images. All other rows are divided by `CourseData`.
+    ``inputs`` is N x shape: float32, uint8 for images, int64 for token ids. ``targets`` is N x columns in float32 for a
+    regression, and N class numbers in int64 where ``classes`` names the classes. ``source`` says where the rows come
+    from. ``fixed_splits`` holds the row numbers, in ascending order, of the splits that the data set itself defines,
+    such as official test images. All other rows are divided by `CourseData`.
+
+    Raises:
+        CourseError: Inputs or targets are something else.
     """
 
     inputs: Tensor
@@ -43,6 +53,31 @@ class Rows:
     target_names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     fixed_splits: Mapping[Split, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "targets"):
+            if not isinstance(value := getattr(self, name), Tensor):
+                raise CourseError(
+                    f"{name} of Rows must be one tensor, not a {type(value).__name__}: bring rows of several sizes to "
+                    "one, by cropping or padding them"
+                )
+        if len(self.inputs) != len(self.targets):
+            raise CourseError(f"there are {len(self.inputs)} inputs and {len(self.targets)} targets in Rows")
+        if wrong := self._wrong_shape():
+            raise CourseError(wrong)
+
+    def _wrong_shape(self) -> str | None:
+        inputs, targets = self.inputs, self.targets
+        if inputs.ndim < 2:
+            return "inputs of Rows must be N x features: make a single feature a column, by [:, None]"
+        if not self.classes:
+            return None if targets.ndim == 2 else "targets of a regression must be N x columns: add one, by [:, None]"
+        if targets.ndim != 1 or targets.dtype != torch.int64:
+            what = f"{targets.dtype} of shape {list(targets.shape)}".removeprefix("torch.")
+            return f"targets of Rows with classes must be N class numbers in int64, not {what}"
+        if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < len(self.classes):
+            return f"class numbers go from {int(targets.min())} to {int(targets.max())} in {len(self.classes)} classes"
+        return None
 
     @cached_property
     def digest(self) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dlcourse.data.rows import SPLITS, Split
 from dlcourse.errors import CourseError
-from dlcourse.evaluation.baselines import Baseline, with_every_class
+from dlcourse.evaluation.baselines import Baseline, as_columns, with_every_class
 from dlcourse.evaluation.evaluate import evaluate, evaluate_outputs, values_of
 from dlcourse.evaluation.evaluation import Evaluation
 from dlcourse.evaluation.split_data import SplitData
@@ -69,7 +69,7 @@ def fit_baselines(
         rows, labels = task.split_batch(batch)
         rows = rows.cpu() if has_inputs else torch.empty(len(labels), 0)
         for name, predict in fitted.items():
-            outputs[name].append(predict(rows).reshape(len(rows), num_outputs))
+            outputs[name].append(as_columns(predict(rows), num_outputs))
         seen.append(labels.cpu())
         if sum(map(len, seen)) >= len(evaluation.targets):  # a Trainer may be limited to some batches
             break

@@ -128,19 +128,11 @@ OF_IMAGES = {"majority": majority, "logistic-regression-on-10000-rows": logistic
 """The baselines of image classifiers."""
 
 
-def one_logit_per_class(baseline: Baseline) -> Baseline:
-    """The same baseline, but with two columns for two classes: 0, and the logit of class 1."""
-
-    def fitted(inputs: Tensor, targets: Tensor) -> Predictor:
-        predict = baseline(inputs, targets)
-
-        def outputs(rows: Tensor) -> Tensor:
-            logits = predict(rows).reshape(len(rows), -1)
-            return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
-
-        return outputs
-
-    return fitted
+def as_columns(outputs: Tensor, columns: int) -> Tensor:
+    """Outputs of a baseline as a model's, N x columns: two for two classes are 0, and the logit of class 1."""
+    outputs = outputs.reshape(len(outputs), -1)
+    has_one_for_two = (outputs.shape[1], columns) == (1, 2)
+    return torch.cat([torch.zeros_like(outputs), outputs], 1) if has_one_for_two else outputs
 
 
 def of_task(task: Task) -> dict[str, Baseline]:
@@ -151,13 +143,8 @@ def of_task(task: Task) -> dict[str, Baseline]:
     """
     if isinstance(task, Regression):
         return {"mean": mean, "ridge": ridge}
-    if isinstance(task, BinaryClassification):
+    if isinstance(task, (BinaryClassification, Classification)):
         return {"majority": majority, "logistic-regression": short_logistic_regression}
-    if isinstance(task, Classification):
-        return {
-            "majority": one_logit_per_class(majority),
-            "logistic-regression": one_logit_per_class(short_logistic_regression),
-        }
     raise SettingsError(f"a task of your own, {type(task).__name__}, needs baselines=, the trivial one first")
 
 

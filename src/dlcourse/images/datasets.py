@@ -93,6 +93,8 @@ class ImageData(DecodedImages, ABC):
             images, labels = tensors[f"{split}_images"], tensors[f"{split}_labels"]
             if images.ndim != 4 or len(images) != len(labels) or not len(images):
                 return f"{len(labels)} labels for images of shape {tuple(images.shape)}"
+            if labels.dtype == torch.uint8 and len(self.classes) > 256:
+                return f"labels in uint8, which cannot hold {len(self.classes)} classes: make them int16"
             if int(labels.max()) >= len(self.classes):
                 return f"label {int(labels.max())} for {len(self.classes)} classes"
         return None

@@ -39,7 +39,9 @@ class DecodedImages(CourseData, ABC):
 
     @abstractmethod
     def decode(self, folder: Path) -> dict[str, Tensor]:
-        """All tensors by `tensor_names`, each uint8; downloads go to ``folder``.
+        """All tensors by `tensor_names`: images in uint8, labels in any integers that hold them all.
+
+        Downloads go to ``folder``.
 
         Raises:
             CourseError: The images are missing and cannot be downloaded, or are damaged.
@@ -47,7 +49,12 @@ class DecodedImages(CourseData, ABC):
 
     @abstractmethod
     def inconsistency(self, tensors: Mapping[str, Tensor]) -> str | None:
-        """What is wrong with the shapes or values of a file's tensors, each uint8; None where nothing is."""
+        """What is wrong with the shapes or values of a file's tensors; None where nothing is."""
+
+    @property
+    def outputs(self) -> int:
+        """One per class, even for two classes."""
+        return len(self.rows.classes)
 
     @property
     @abstractmethod
@@ -75,6 +82,8 @@ class DecodedImages(CourseData, ABC):
                     level = logging.WARNING if self.cache.exists() else logging.INFO
                     log.log(level, "%s %s: decoding the images, once", self.cache, wrong)
                     decoded = self.decode(self.cache.parent)
+                    if wrong := self._inconsistency(decoded):
+                        raise CourseError(f"decode of {type(self).__name__} gives {wrong}")
                     _save({name: decoded[name].contiguous() for name in self.tensor_names}, self.cache)
         except OSError as error:
             raise CourseError(
@@ -96,13 +105,20 @@ class DecodedImages(CourseData, ABC):
                 tensors = {name: file.get_tensor(name) for name in self.tensor_names}
         except (SafetensorError, OSError) as error:
             return one_line(error)
-        if any(tensor.dtype != torch.uint8 for tensor in tensors.values()):
-            return "it holds other types than uint8"
-        if wrong := self.inconsistency(tensors):
+        if wrong := self._inconsistency(tensors):
             return wrong
         if digest and digest != _digest(tensors):
             return "its checksum is wrong"
         return None
+
+    def _inconsistency(self, tensors: Mapping[str, object]) -> str | None:
+        kept = {name: tensors.get(name) for name in self.tensor_names}
+        for name, each in kept.items():
+            if not isinstance(each, Tensor):
+                return f"{name} as {type(each).__name__}, not as one tensor: bring images of several sizes to one"
+            if each.dtype != torch.uint8 and (each.is_floating_point() or name.endswith("images")):
+                return f"{name} of another type than uint8"
+        return self.inconsistency({name: each for name, each in kept.items() if isinstance(each, Tensor)})
 
     @cached_property
     def scaling(self) -> tuple[Tensor, Tensor]:

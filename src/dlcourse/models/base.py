@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from dlcourse.data.datamodule import CourseData
-from dlcourse.data.rows import Batch, Split
+from dlcourse.data.rows import Batch, Split, has_scale
 from dlcourse.errors import SettingsError
 from dlcourse.evaluation.tasks import Task, as_float32
 from dlcourse.models.optimizers import OptimizerName, ScheduleName, make_optimizer, make_schedule
@@ -113,6 +113,8 @@ class CourseModel(L.LightningModule, Task, ABC):
             self.prepare(data)
 
     def standardised(self, inputs: Tensor) -> Tensor:
+        if not has_scale(inputs):
+            return inputs
         return inputs.to(self.input_mean.dtype, copy=True).sub_(self.input_mean).div_(self.input_std)
 
     def forward(self, inputs: Tensor) -> Tensor:

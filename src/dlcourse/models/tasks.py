@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Accuracy
 
+from dlcourse.errors import SettingsError
 from dlcourse.evaluation.tasks import BinaryClassification, Classification, Regression
 from dlcourse.models.base import CourseModel
 
@@ -33,9 +34,22 @@ class Regressor(CourseModel, Regression, ABC):
 class BinaryClassifier(CourseModel, BinaryClassification, ABC):
     """A model of two classes: outputs are N x 1 logits, predictions N probabilities of class 1."""
 
+    def __init__(self, shape: Sequence[int], outputs: int, **settings: Any) -> None:
+        if outputs != 1:
+            raise SettingsError(f"a BinaryClassifier has one output, not {outputs}: for more classes take Classifier")
+        super().__init__(shape, outputs, **settings)
+
 
 class Classifier(CourseModel, Classification, ABC):
-    """A model of two classes or more: outputs are N x classes logits, predictions their softmax."""
+    """A model with an output for each class: N x classes logits, predictions their softmax."""
+
+    def __init__(self, shape: Sequence[int], outputs: int, **settings: Any) -> None:
+        if outputs < 2:
+            raise SettingsError(
+                "a Classifier has an output for each class, and data of two classes have one: take BinaryClassifier, "
+                "or let the property outputs of your data be 2"
+            )
+        super().__init__(shape, outputs, **settings)
 
     def metrics(self) -> dict[str, Any]:
         return {"accuracy": Accuracy(task="multiclass", num_classes=self.outputs)}

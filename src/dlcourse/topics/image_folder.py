@@ -125,11 +125,6 @@ class ImageFolderData(DecodedImages):
             fixed_splits={split: torch.tensor(rows) for split, rows in splits.items() if rows and split != "train"},
         )
 
-    @property
-    def outputs(self) -> int:
-        """One per class, even for two classes."""
-        return len(self.rows.classes)
-
     def setup(self, stage: str) -> None:
         super().setup(stage)
         counts = torch.bincount(self.rows.targets[self.splits["train"]], minlength=self.outputs)
@@ -211,8 +206,8 @@ TOPIC = Topic(
     data=ImageFolderData,
     model=ImageFolderNetwork,
     baselines={
-        "majority": baselines.one_logit_per_class(baselines.majority),
-        "logistic-regression": baselines.one_logit_per_class(baselines.logistic_regression_on_pixels),
+        "majority": baselines.majority,
+        "logistic-regression": baselines.logistic_regression_on_pixels,
     },
     figures=legible(image_figures.FIGURES),
 )
