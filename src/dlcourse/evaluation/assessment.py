@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import lightning as L
 import torch
@@ -83,7 +84,7 @@ def judge_model(
     else:
         verdict = judge(
             evaluation,
-            lambda order: values_of(model, evaluation.outputs, evaluation.targets[order]),
+            partial(values_of, model),
             baselines,
             model.primary_metric,
             higher_is_better=model.primary_metric not in model.lower_is_better,
