@@ -9,6 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +98,8 @@ def _run(name: str, *words: str) -> int:
         raise SettingsError(f"unknown verb {name!r}{near}")
     verb, topic, flags = VERBS[name], None, list(words)
     if verb.topic != "none" and flags and not flags[0].startswith("-"):
-        topic = topics.find(flags.pop(0))
+        topic = flags.pop(0)
+        topics.check_name(topic)
     elif verb.topic == "needed":
         if flags[:1] in (["-h"], ["--help"]):
             print(f"usage: dlcourse {name} TOPIC [FLAGS]\n\n{verb.text}\n\n{_topic_list()}")
@@ -106,10 +108,12 @@ def _run(name: str, *words: str) -> int:
     return _call(name, verb, topic, flags)
 
 
-def _call(name: str, verb: Verb, topic: topics.Topic | None, flags: list[str]) -> int:
+def _call(name: str, verb: Verb, topic_name: str | None, flags: list[str]) -> int:
     """Call a verb's function with the values of the flags, and print its result."""
     module, _, attribute = verb.function.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(f"dlcourse.{module}"), attribute)
+    with _importing(f"dlcourse.{module}"):
+        function: Callable[..., Any] = getattr(importlib.import_module(f"dlcourse.{module}"), attribute)
+        topic = topics.find(topic_name) if topic_name else None
     values = _parsed(name, verb, function, topic, flags) if flags else {}
     as_json, is_only_shown = values.pop("json", False), values.pop("print_config", False)
     if topic:
@@ -122,7 +126,8 @@ def _call(name: str, verb: Verb, topic: topics.Topic | None, flags: list[str]) -
         groups = {group: values.get(group) for group in ("config", "data", "model", "trainer", "seed")}
         print(resolve(topic, **groups).settings.as_yaml(), end="")
         return 0
-    result = function(**values)
+    with _lines_above_bars():
+        result = function(**values)
     if isinstance(result, int):  # the function has printed its own output
         return result
     if as_json:
@@ -130,6 +135,25 @@ def _call(name: str, verb: Verb, topic: topics.Topic | None, flags: list[str]) -
     if not as_json or hasattr(result, "ok"):
         print(_text(result), file=sys.stderr if as_json else sys.stdout)
     return 0 if getattr(result, "ok", True) else 1
+
+
+def _importing(module: str) -> AbstractContextManager[object]:
+    """Say at once what is imported: it takes longer than a short training."""
+    is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # of a training on several devices
+    if module in sys.modules or not is_first_process:
+        return nullcontext()
+    from dlcourse.reporting.phases import phase  # imports tqdm, which help and lists do without
+
+    return phase("importing torch, Lightning and MLflow", after=0)
+
+
+def _lines_above_bars() -> AbstractContextManager[None]:
+    """On a terminal, print log messages above the bar that is shown, and not into it."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    return logging_redirect_tqdm()
 
 
 def _parsed(

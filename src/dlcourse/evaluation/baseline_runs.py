@@ -11,6 +11,7 @@ from dlcourse.evaluation.assessment import fitting_rows
 from dlcourse.evaluation.evaluate import evaluate_outputs
 from dlcourse.evaluation.evaluation import Evaluation
 from dlcourse.models.base import CourseModel
+from dlcourse.reporting.phases import phase
 from dlcourse.topics import Topic
 from dlcourse.tracking.run import Run
 
@@ -47,7 +48,8 @@ def measure_baselines(
                 measured[name] = evaluate_outputs(model, data, data.eval_split, outputs)
                 run_ids[name] = stored.info.run_id
                 continue
-            outputs = baseline(*rows)(data.rows.inputs[data.splits[data.eval_split]])
+            with phase(f"fitting the baseline {name}"):
+                outputs = baseline(*rows)(data.rows.inputs[data.splits[data.eval_split]])
             measured[name] = evaluate_outputs(model, data, data.eval_split, outputs)
             tags = {
                 "dlcourse.kind": "baseline",

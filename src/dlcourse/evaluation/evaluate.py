@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from dlcourse.data.rows import SPLIT_NAMES
 from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.reporting.phases import phase
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from dlcourse.data.datamodule import CourseData
     from dlcourse.data.rows import Split
     from dlcourse.models.base import CourseModel
@@ -20,11 +24,13 @@ if TYPE_CHECKING:
 class _Outputs(Callback):
     """Collect what ``test_step`` returns: the outputs of each batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, bar: tqdm[Never]) -> None:
         self.batches: list[Tensor] = []
+        self.bar = bar
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *rest: Any) -> None:
         self.batches.append(outputs)
+        self.bar.update()
 
 
 def evaluate(trainer: L.Trainer, model: CourseModel, data: CourseData, split: Split) -> Evaluation:
@@ -32,19 +38,21 @@ def evaluate(trainer: L.Trainer, model: CourseModel, data: CourseData, split: Sp
 
     On several devices some rows would be repeated to give each device the same number. Moves the model to the device.
     """
-    outputs = _Outputs()
-    tester = L.Trainer(
-        accelerator=trainer.strategy.root_device.type,  # by name: with the object, mixed precision assumes a GPU
-        devices=1,
-        precision=trainer.precision,
-        logger=False,
-        callbacks=[outputs],
-        deterministic=torch.are_deterministic_algorithms_enabled(),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
-    measured = tester.test(model, dataloaders=data.eval_dataloader(split), verbose=False)[0]
+    loader = data.eval_dataloader(split)
+    with phase(f"evaluating {SPLIT_NAMES[split]} rows", len(loader)) as bar:
+        outputs = _Outputs(bar)
+        tester = L.Trainer(
+            accelerator=trainer.strategy.root_device.type,  # by name: with the object, mixed precision assumes a GPU
+            devices=1,
+            precision=trainer.precision,
+            logger=False,
+            callbacks=[outputs],
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        )
+        measured = tester.test(model, dataloaders=loader, verbose=False)[0]
     metrics = {name.removeprefix("test/"): value for name, value in measured.items()}
     return _evaluation(model, data, split, torch.cat(outputs.batches).cpu(), metrics)
 

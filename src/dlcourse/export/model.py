@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dlcourse.errors import CourseError
 from dlcourse.models.base import CourseModel
+from dlcourse.reporting.phases import phase
 from dlcourse.tracking.run import WAITING, Run, reason
 from dlcourse.tracking.store import Store
 
@@ -82,7 +83,8 @@ def export_model(run: Run, model: CourseModel, inputs: Tensor, epoch: int, page:
     try:
         if not run.reachable:
             raise CourseError(run.lost[WAITING])
-        uri = log_model(run, model, inputs, epoch, page)
+        with phase("exporting the model, and loading it back"):
+            uri = log_model(run, model, inputs, epoch, page)
     except Exception as error:  # an export that fails must not cost the training
         log.warning("the model is not in the store: %s", reason(error))
         return Exported(None, f"not verified: {reason(error)[:120]}")

@@ -12,6 +12,7 @@ from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import SPLIT_NAMES, SPLITS, Split
 from dlcourse.errors import CourseError
 from dlcourse.models.base import CourseModel
+from dlcourse.reporting.phases import phase
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
@@ -27,8 +28,9 @@ log = logging.getLogger(__name__)
 def load_data(topic: Topic, settings: Settings) -> tuple[CourseData, Settings]:
     """Load and split the topic's data; returns the settings with the resolved values of ``auto``."""
     data = topic.data(**settings.data)
-    data.prepare_data()
-    data.setup("fit")
+    with phase("reading the data"):
+        data.prepare_data()
+        data.setup("fit")
     resolved = {name: data.hparams[name] for name in settings.data}
     return data, dataclasses.replace(settings, data=resolved)
 
