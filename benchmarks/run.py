@@ -1,13 +1,16 @@
 """What the package costs: start-up, training and tracking beside a plain PyTorch loop, measured in one run.
 
-    python -m benchmarks.run [--repeats 7] [--parts startup fit ...] [--json FILE]
+    python -m benchmarks.run [--repeats 7] [--parts startup fit ...] [--against COMMIT ...] [--json FILE]
 
 What is compared is measured in turns, so that a busy moment meets both. A figure is a median, with the smallest and
 the largest of its n measurements beside it; a difference is that of each pair. A part that fails is named with its
 reason, the others go on, and the exit status is then 1.
+
+The part ``phases`` is whole commands, phase by phase. ``--against`` measures it of other commits as well, in turns.
 """
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import logging
@@ -19,11 +22,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.phases import FUNCTIONS
 
 EPOCHS = 100
 NOTES: dict[str, Any] = {"batch_size": 16, "val_fraction": 0.0, "test_fraction": 0.0, "standardize": False}
@@ -60,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each thing (default 7)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (default all)")
+    parser.add_argument(
+        "--against", nargs="+", metavar="COMMIT", default=[], help="commits to measure the phases of too"
+    )
     parser.add_argument("--json", type=Path, help="file for every single measurement")
     asked = parser.parse_args(arguments)
     logging.getLogger("dlcourse").setLevel(logging.WARNING)
@@ -74,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for part in asked.parts:
                 os.chdir(tempfile.mkdtemp(dir=folder))
                 try:
-                    for figure in PARTS[part](asked.repeats):
+                    measure = functools.partial(phases, against=asked.against) if part == "phases" else PARTS[part]
+                    for figure in measure(asked.repeats):
                         figures.append(figure)
                         print(figure, flush=True)
                 except Exception as error:  # whatever stands in the way of one thing, the others can be measured
@@ -170,6 +179,58 @@ def command(repeats: int) -> list[Figure]:
         Figure("dlcourse train height-weight", "s", whole),
         Figure("dlcourse train height-weight, beyond the imports", "s", differences(whole, loaded), bound=8.0),
     ]
+
+
+COMMANDS = {"height-weight": "default", "fashion-mnist": "quick"}
+"""The experiment of each topic whose training is measured by phases."""
+
+
+def phases(repeats: int, against: Sequence[str] = ()) -> list[Figure]:
+    """Where the time of a whole training goes, in a store that exists but knows no baselines yet."""
+    here, root = Path.cwd(), EXPERIMENT.parent.parent.parent
+    made = make_store().absolute()
+    prepare("fashion-mnist")  # decoded before
+    with ExitStack() as checkouts:
+        trees = {"": root}
+        trees |= {f", {commit}": checkouts.enter_context(checkout(root, commit, here / commit)) for commit in against}
+        for tree in trees.values():  # compiles its modules
+            process_seconds("-c", "import dlcourse.experiment", folder=here, sources=tree / "src")
+        figures = []
+        for topic, experiment in COMMANDS.items():
+            rounds = [
+                [by_phase(made, here, tree, topic, experiment) for tree in trees.values()] for _ in range(repeats)
+            ]
+            for name in rounds[0][0]:
+                for place, label in enumerate(trees):
+                    values = [each[place].get(name, 0.0) for each in rounds]
+                    figures.append(Figure(f"{topic} {experiment}: {name}{label}", "s", values))
+    return figures
+
+
+@contextmanager
+def checkout(root: Path, commit: str, folder: Path) -> Iterator[Path]:
+    """The files of another commit of this repository, in a folder that is removed at the end."""
+    git = ["git", "-C", str(root), "worktree"]
+    subprocess.run([*git, "add", "--detach", str(folder), commit], capture_output=True, check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run([*git, "remove", "--force", str(folder)], capture_output=True, check=True)
+
+
+def by_phase(store: Path, folder: Path, tree: Path, topic: str, experiment: str) -> dict[str, float]:
+    """The seconds of each phase of one training by the sources of a tree, and of all together."""
+    project = Path(tempfile.mkdtemp(dir=folder))
+    (project / "mlruns").mkdir()
+    shutil.copy(store, project / "mlruns" / "mlflow.db")
+    config, wrapper = tree / "experiments" / topic / f"{experiment}.yaml", Path(__file__).parent / "phases.py"
+    command = [str(wrapper), "phases.json", "train", topic, "--config", str(config)]
+    data = os.environ.get("DLCOURSE_DATA_DIR") or str(EXPERIMENT.parent.parent.parent / "data")
+    whole = process_seconds(*command, folder=project, sources=tree / "src", data=data)
+    seconds: dict[str, float] = json.loads((project / "phases.json").read_text(encoding="utf-8"))
+    # Python itself starts before the first of them, and ends after the last.
+    seconds["start and end of Python"] = whole - sum(seconds.values())
+    return {name: seconds.get(name, 0.0) for name in ("import", *FUNCTIONS, *seconds)} | {"whole": whole}
 
 
 def store(repeats: int) -> list[Figure]:
@@ -271,6 +332,7 @@ PARTS: dict[str, Callable[[int], list[Figure]]] = {
     "fit": fit,
     "tracking": tracking,
     "command": command,
+    "phases": phases,
     "store": store,
     "views": views,
     "fashion-mnist": fashion_mnist,
@@ -292,9 +354,14 @@ def ratios(values: list[float], others: list[float]) -> list[float]:
     return [value / other for value, other in zip(values, others, strict=True)]
 
 
-def process_seconds(*arguments: str, folder: Path | None = None) -> float:
+def process_seconds(
+    *arguments: str, folder: Path | None = None, sources: Path | None = None, data: str | None = None
+) -> float:
+    """How long Python takes; with the package from other ``sources`` than those that are installed."""
+    changed = {"PYTHONPATH": str(sources) if sources else None, "DLCOURSE_DATA_DIR": data}
+    environment = os.environ | {name: value for name, value in changed.items() if value}
     started = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], capture_output=True, check=True, cwd=folder)
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True, cwd=folder, env=environment)
     return time.perf_counter() - started
 
 

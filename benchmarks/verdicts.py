@@ -87,7 +87,7 @@ class Drawn:
         (primary_metric,) = model.scores
         return judge(
             model,
-            lambda order: self.values(self.model, self.targets[order]),
+            self.values,
             {name: self.measured(outputs, split) for name, outputs in self.baselines.items()},
             primary_metric,
             higher_is_better=primary_metric == "accuracy",

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import os
 import re
 import subprocess
@@ -20,6 +21,7 @@ from dlcourse import __version__
 from dlcourse.cli import VERBS, main
 from dlcourse.tracking.opening import open_store
 from tests.conftest import EXPERIMENTS, Dlcourse
+from tests.terminal import terminal
 
 Capture = pytest.CaptureFixture[str]
 QUICK = ["--trainer.max_epochs", "2"]
@@ -249,11 +251,22 @@ def test_the_process_itself_writes_nothing_else(dlcourse: Dlcourse) -> None:
     done = dlcourse("train", "height-weight", "--json", *QUICK)
     assert done.returncode == 0, done.stderr
     assert strictly(done.stdout)["topic"] == "height-weight"
-    lines = done.stderr.splitlines()
+    first, *others = done.stderr.splitlines()
+    assert first == "importing torch, Lightning and MLflow ..."
+    lines = [line for line in others if not line.endswith(" ...")]  # phases that took longer than two seconds
     assert lines[0].startswith("height-weight: 60 training, 20 validation, 20 test rows of ")
     assert [line.startswith(f"epoch {epoch}/1  train/loss ") for epoch, line in enumerate(lines[1:3])] == [True, True]
     assert lines[3].startswith("height-weight: default, max_epochs=2"), "the card"
     assert "Warning" not in done.stderr
+
+
+def test_on_a_terminal_messages_stand_above_the_bar(monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    with terminal(monkeypatch) as read:
+        assert main(["train", "height-weight", *QUICK]) == 0
+        shown = read()
+    assert re.search(r"\r[^\n]*height-weight: 60 training", shown)
+    assert "epoch 0/1" not in shown
 
 
 # --- topics from elsewhere ---

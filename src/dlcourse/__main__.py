@@ -2,7 +2,7 @@
 
 import sys
 
-from dlcourse.cli import main
+from dlcourse.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

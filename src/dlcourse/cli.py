@@ -1,5 +1,7 @@
 """``dlcourse VERB TOPIC``: one table of verbs. Help, lists and wrong commands are answered without importing torch."""
 
+import atexit
+import gc
 import importlib
 import json
 import logging
@@ -8,7 +10,8 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +48,23 @@ VERBS = {
 }
 
 
+def run() -> int:
+    """`main` as the program of this process, which then ends at once: by `os._exit`, after all other exit handlers.
+
+    Python would take its objects apart one by one before it ends, which with all libraries takes 1.5 to 2 s.
+    """
+    status = 1
+
+    def end() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    atexit.register(end)  # before any library registers a handler: the first that is registered is called last
+    status = main()
+    return status
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line.
 
@@ -59,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Python flushes stdout again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    finally:
+        gc.unfreeze()
     return status
 
 
@@ -97,7 +119,8 @@ def _run(name: str, *words: str) -> int:
         raise SettingsError(f"unknown verb {name!r}{near}")
     verb, topic, flags = VERBS[name], None, list(words)
     if verb.topic != "none" and flags and not flags[0].startswith("-"):
-        topic = topics.find(flags.pop(0))
+        topic = flags.pop(0)
+        topics.check_name(topic)
     elif verb.topic == "needed":
         if flags[:1] in (["-h"], ["--help"]):
             print(f"usage: dlcourse {name} TOPIC [FLAGS]\n\n{verb.text}\n\n{_topic_list()}")
@@ -106,10 +129,12 @@ def _run(name: str, *words: str) -> int:
     return _call(name, verb, topic, flags)
 
 
-def _call(name: str, verb: Verb, topic: topics.Topic | None, flags: list[str]) -> int:
+def _call(name: str, verb: Verb, topic_name: str | None, flags: list[str]) -> int:
     """Call a verb's function with the values of the flags, and print its result."""
     module, _, attribute = verb.function.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(f"dlcourse.{module}"), attribute)
+    with _importing(f"dlcourse.{module}"):
+        function: Callable[..., Any] = getattr(importlib.import_module(f"dlcourse.{module}"), attribute)
+        topic = topics.find(topic_name) if topic_name else None
     values = _parsed(name, verb, function, topic, flags) if flags else {}
     as_json, is_only_shown = values.pop("json", False), values.pop("print_config", False)
     if topic:
@@ -122,7 +147,8 @@ def _call(name: str, verb: Verb, topic: topics.Topic | None, flags: list[str]) -
         groups = {group: values.get(group) for group in ("config", "data", "model", "trainer", "seed")}
         print(resolve(topic, **groups).settings.as_yaml(), end="")
         return 0
-    result = function(**values)
+    with _lines_above_bars():
+        result = function(**values)
     if isinstance(result, int):  # the function has printed its own output
         return result
     if as_json:
@@ -130,6 +156,35 @@ def _call(name: str, verb: Verb, topic: topics.Topic | None, flags: list[str]) -
     if not as_json or hasattr(result, "ok"):
         print(_text(result), file=sys.stderr if as_json else sys.stdout)
     return 0 if getattr(result, "ok", True) else 1
+
+
+@contextmanager
+def _importing(module: str) -> Iterator[None]:
+    """Say at once what is imported: it takes longer than a short training."""
+    is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # of a training on several devices
+    if module in sys.modules or not is_first_process:
+        yield
+        return
+    from dlcourse.reporting.phases import phase  # imports tqdm, which help and lists do without
+
+    # The libraries make half a million objects that stay. Looking for garbage among them takes 1 s of 5 here, and as
+    # much again later.
+    gc.disable()
+    try:
+        with phase("importing torch, Lightning and MLflow", after=0):
+            yield
+    finally:
+        gc.freeze()  # until `main` ends
+        gc.enable()
+
+
+def _lines_above_bars() -> AbstractContextManager[None]:
+    """On a terminal, print log messages above the bar that is shown, and not into it."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    return logging_redirect_tqdm()
 
 
 def _parsed(

@@ -12,28 +12,48 @@ from scipy import stats
 from torch import Tensor
 
 from dlcourse.data.rows import Split
+from dlcourse.evaluation import verdict
 from dlcourse.evaluation.evaluation import Evaluation
-from dlcourse.evaluation.verdict import Comparison, Difference, Verdict, against, compare, diverged, judge
+from dlcourse.evaluation.verdict import (
+    LEVEL,
+    PERMUTATIONS,
+    Comparison,
+    Difference,
+    ValuesOf,
+    Verdict,
+    against,
+    compare,
+    diverged,
+    judge,
+    permutation_test,
+)
 
 ROWS = 30
 
 
-def evaluation(losses: Tensor, scores: Mapping[str, Tensor], targets: Tensor, split: Split) -> Evaluation:
-    metrics = {name: float(values.mean()) for name, values in {"loss": losses, **scores}.items()}
-    return Evaluation(split, metrics, torch.empty(0), targets, losses, dict(scores))
+def evaluation(values_of: ValuesOf, outputs: Tensor, targets: Tensor, split: Split = "test") -> Evaluation:
+    values = dict(values_of(outputs, targets))
+    metrics = {name: float(each.mean()) for name, each in values.items()}
+    return Evaluation(split, metrics, outputs, targets, values.pop("loss"), values)
+
+
+def squared_errors(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    errors = (outputs - targets).square()
+    return {"loss": errors, "mse": errors}
+
+
+def errors_of_classes(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Logits N x classes."""
+    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none").double()
+    return {"loss": losses, "accuracy": (logits.argmax(1) == targets).double()}
 
 
 def judged(targets: Tensor, outputs: Tensor, split: Split = "test", curve: Any = (), **baselines: Tensor) -> Verdict:
     """A regression by squared error."""
-
-    def measured(each: Tensor, targets: Tensor = targets) -> Evaluation:
-        errors = (each - targets).square()
-        return evaluation(errors, {"mse": errors}, targets, split)
-
     return judge(
-        measured(outputs),
-        lambda order: measured(outputs, targets[order]).values,
-        {name: measured(each) for name, each in baselines.items()},
+        evaluation(squared_errors, outputs, targets, split),
+        squared_errors,
+        {name: evaluation(squared_errors, each, targets, split) for name, each in baselines.items()},
         "mse",
         higher_is_better=False,
         curves={"train/loss": list(enumerate(curve))},
@@ -44,15 +64,10 @@ def classified(
     targets: Tensor, logits: Tensor, split: Split = "test", curves: Any = None, kept_epoch: int = 0, **baselines: Tensor
 ) -> Verdict:
     """Classes, by cross-entropy and accuracy; outputs are N x classes."""
-
-    def measured(each: Tensor, targets: Tensor = targets) -> Evaluation:
-        losses = torch.nn.functional.cross_entropy(each, targets, reduction="none").double()
-        return evaluation(losses, {"accuracy": (each.argmax(1) == targets).double()}, targets, split)
-
     return judge(
-        measured(logits),
-        lambda order: measured(logits, targets[order]).values,
-        {name: measured(each) for name, each in baselines.items()},
+        evaluation(errors_of_classes, logits, targets, split),
+        errors_of_classes,
+        {name: evaluation(errors_of_classes, each, targets, split) for name, each in baselines.items()},
         "accuracy",
         higher_is_better=True,
         training_classes=range(logits.shape[1]),
@@ -67,6 +82,44 @@ def noise(seed: int, count: int = ROWS) -> Tensor:
 
 def shares(*of_classes: float, rows: int) -> Tensor:
     return torch.tensor(of_classes, dtype=torch.float64).log().expand(rows, -1)
+
+
+# The permutation test
+
+
+def one_by_one(measured: Evaluation, values_of: ValuesOf, higher_is_better: Mapping[str, bool]) -> dict[str, float]:
+    """The permutation test as it is defined: a permutation at a time, each p-value at its own early stop."""
+    enough = round(LEVEL * (PERMUTATIONS + 1)) + 1
+    counts, p_values = dict.fromkeys(higher_is_better, 0), dict[str, float]()
+    generator = torch.Generator().manual_seed(0)
+    for draw in range(1, PERMUTATIONS + 1):
+        order = torch.randperm(len(measured.targets), generator=generator)
+        others = values_of(measured.outputs, measured.targets[order])
+        for name in higher_is_better.keys() - p_values.keys():
+            gain = float(others[name].double().mean() - measured.values[name].double().mean())
+            tolerance = 1e-6 * float(measured.values[name].abs().mean())
+            counts[name] += (gain if higher_is_better[name] else -gain) >= -tolerance
+            if counts[name] == enough:
+                p_values[name] = enough / draw
+    return {name: p_values.get(name, (counts[name] + 1) / (PERMUTATIONS + 1)) for name in higher_is_better}
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.15, 0.3, 3.0])
+def test_p_values_are_those_of_one_permutation_at_a_time(strength: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdict, "MOST_VALUES", 1000)  # several batches, the last of them smaller
+    numbers = noise(0, 60)
+    outputs = strength * numbers + noise(1, 60)
+    measured = evaluation(squared_errors, outputs, numbers)
+    assert permutation_test(measured, squared_errors, {"loss": False}) == one_by_one(
+        measured, squared_errors, {"loss": False}
+    )
+    classes = (numbers > 0).long() + 2 * (numbers > 1).long()  # 0, 1 and 3 of the four classes
+    logits = strength * torch.nn.functional.one_hot(classes, 4) + noise(2, 240).view(60, 4)
+    measured = evaluation(errors_of_classes, logits, classes)
+    quantities = {"loss": False, "accuracy": True}
+    assert permutation_test(measured, errors_of_classes, quantities) == one_by_one(
+        measured, errors_of_classes, quantities
+    )
 
 
 # Has it learned anything?
@@ -127,15 +180,15 @@ def test_neither_scale_nor_sign_of_the_loss_matters(level: float, scale: float) 
     targets = noise(0, 100)
     outputs = targets + 0.3 * noise(1, 100)
 
-    def measured(each: Tensor, targets: Tensor = targets) -> Evaluation:
-        losses = scale * ((each - targets).square() + level)
-        return evaluation(losses, {"nll": losses}, targets, "test")
+    def likelihoods(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        losses = scale * ((outputs - targets).square() + level)
+        return {"loss": losses, "nll": losses}
 
     def verdict(each: Tensor) -> Verdict:
         return judge(
-            measured(each),
-            lambda order: measured(each, targets[order]).values,
-            {"mean": measured(torch.zeros(100, dtype=torch.float64))},
+            evaluation(likelihoods, each, targets),
+            likelihoods,
+            {"mean": evaluation(likelihoods, torch.zeros(100, dtype=torch.float64), targets)},
             "nll",
             higher_is_better=False,
         )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import lightning as L
 import torch
@@ -16,6 +17,7 @@ from dlcourse.evaluation.evaluation import Evaluation
 from dlcourse.evaluation.split_data import SplitData
 from dlcourse.evaluation.tasks import Task
 from dlcourse.evaluation.verdict import Verdict, judge
+from dlcourse.reporting.phases import phase
 from dlcourse.topics import Topic
 
 
@@ -62,7 +64,10 @@ def fit_baselines(
         inputs, targets = with_every_class(inputs, targets, range(max(num_outputs, 2)))
     has_inputs = inputs.shape[1:] != (0,)
     known = baselines if has_inputs else dict(list(baselines.items())[:1])
-    fitted = {name: baseline(inputs, targets) for name, baseline in known.items()}
+    fitted = {}
+    for name, baseline in known.items():
+        with phase(f"fitting the baseline {name}"):
+            fitted[name] = baseline(inputs, targets)
     outputs: dict[str, list[Tensor]] = {name: [] for name in fitted}
     seen: list[Tensor] = []
     for batch in data.eval_dataloader(evaluation.split):
@@ -111,7 +116,7 @@ def judge_model(
         is_classifier = not evaluation.targets.is_floating_point()
         verdict = judge(
             evaluation,
-            lambda order: values_of(task, evaluation.outputs, evaluation.targets[order]),
+            partial(values_of, task),
             baselines,
             task.primary_metric,
             higher_is_better=task.primary_metric not in task.lower_is_better,

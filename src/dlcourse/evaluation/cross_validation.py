@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,12 @@ from dlcourse.evaluation.verdict import LEAST_EFFECT, Comparison, Difference, ag
 from dlcourse.reporting.card import in_columns
 from dlcourse.reporting.note import table
 from dlcourse.reporting.pages import prepare_pages
+from dlcourse.reporting.phases import phase
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.run import Run
+from dlcourse.training.callbacks.progress import LONG, about
 from dlcourse.training.fit import fit, new_model, remedy
 from dlcourse.training.processes import check_one_process
 from dlcourse.training.request import Request
@@ -178,10 +181,11 @@ def cross_validate(request: Request, folds: int, repeats: int, name: str | None 
         log_start(parent, topic, data, settings, {"train": torch.arange(len(data.rows.targets))})
         parent.log_params({"folds": folds, "repeats": repeats})
         assessments: list[Assessment] = []
-        for repeat in range(repeats):
-            for number in range(folds):
+        started, count = time.perf_counter(), folds * repeats
+        with phase("cross-validating", count) as bar:
+            for place in range(count):
+                repeat, number = divmod(place, folds)
                 data.fold(number, folds, repeat)
-                place = repeat * folds + number
                 tags = {"dlcourse.kind": "fold", "mlflow.parentRunId": parent.run_id}
                 part = f"{name}: fold {place}"
                 with parent.store.start_run(topic.name, part, tags, within=parent) as run:
@@ -189,7 +193,10 @@ def cross_validate(request: Request, folds: int, repeats: int, name: str | None 
                     task, assessment = _fold(topic, run, data, settings)
                 assessments.append(assessment)
                 metrics, primary = assessment.evaluation.metrics, task.primary_metric
-                log.info("fold %d/%d  %s %.4g", place, folds * repeats - 1, primary, metrics[primary])
+                left = (time.perf_counter() - started) / (place + 1) * (count - place - 1)
+                how_long = f"; {about(left)} left" * (left > LONG)
+                log.info("fold %d/%d  %s %.4g%s", place, count - 1, primary, metrics[primary], how_long)
+                bar.update()
         result = _summary(topic, parent, task, folds, repeats, assessments)
         parent.log_metrics(result.metrics)
         parent.set_tags(

@@ -1,20 +1,23 @@
 """Evaluate a model, or the outputs of something else, on the rows of one split."""
 
 import hashlib
-from typing import Any
+from typing import Any, Never
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
+from tqdm import tqdm
 
-from dlcourse.data.rows import Split
+from dlcourse.data.rows import SPLIT_NAMES, Split
 from dlcourse.evaluation.evaluation import Evaluation
 from dlcourse.evaluation.split_data import LoaderData, SplitData
 from dlcourse.evaluation.tasks import Task
 from dlcourse.models.base import CourseModel
+from dlcourse.reporting.phases import phase
 from dlcourse.training.callbacks.untrue_warnings import only_true_warnings
 
 
@@ -26,16 +29,16 @@ def evaluate(trainer: L.Trainer, module: L.LightningModule, task: Task, data: Sp
     Raises:
         CourseError: The module's outputs or the batches are not as the task needs them.
     """
-    if isinstance(module, CourseModel):
-        step = _TestStep()
-        with only_true_warnings(data):
-            measured = _tester(trainer, step).test(module, dataloaders=data.eval_dataloader(split), verbose=False)[0]
-        metrics = {name.removeprefix("test/"): value for name, value in measured.items()}
-        return _evaluation(task, split, torch.cat(step.outputs).cpu(), torch.cat(step.targets).cpu(), metrics)
-    forward = Forward(module, task, data)
-    limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
-    with only_true_warnings(data):
-        pairs = _tester(trainer, limit=limit).predict(forward, dataloaders=data.eval_dataloader(split))
+    loader = data.eval_dataloader(split)
+    with only_true_warnings(data), phase(f"evaluating {SPLIT_NAMES[split]} rows", sized_len(loader)) as bar:
+        if isinstance(module, CourseModel):
+            step = _TestStep(bar)
+            measured = _tester(trainer, step).test(module, dataloaders=loader, verbose=False)[0]
+            metrics = {name.removeprefix("test/"): value for name, value in measured.items()}
+            return _evaluation(task, split, torch.cat(step.outputs).cpu(), torch.cat(step.targets).cpu(), metrics)
+        forward = Forward(module, task, data, bar)
+        limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
+        pairs = _tester(trainer, limit=limit).predict(forward, dataloaders=loader)
     assert pairs is not None  # only without return_predictions
     outputs, targets = (torch.cat([pair[place] for pair in pairs]) for place in (0, 1))
     return evaluate_outputs(task, split, outputs, targets, forward.digest.hexdigest()[:16])
@@ -66,7 +69,8 @@ def _tester(trainer: L.Trainer, *callbacks: Callback, limit: int | float = 1.0) 
 class _TestStep(Callback):
     """Collect the outputs, which a `CourseModel` returns of its ``test_step``, and the targets of each batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, bar: "tqdm[Never]") -> None:
+        self.bar = bar
         self.outputs: list[Tensor] = []
         self.targets: list[Tensor] = []
 
@@ -75,6 +79,7 @@ class _TestStep(Callback):
     ) -> None:
         self.outputs.append(outputs)
         self.targets.append(batch[1])
+        self.bar.update()
 
 
 class Forward(L.LightningModule):
@@ -83,9 +88,9 @@ class Forward(L.LightningModule):
     Batches go through the hooks of the module, or of its data module, that come before a step.
     """
 
-    def __init__(self, module: L.LightningModule, task: Task, data: SplitData) -> None:
+    def __init__(self, module: L.LightningModule, task: Task, data: SplitData, bar: "tqdm[Never]") -> None:
         super().__init__()
-        self.module, self.task = module, task
+        self.module, self.task, self.bar = module, task, bar
         self.digest = hashlib.sha256()
         datamodule = data.datamodule if isinstance(data, LoaderData) else None
         for hook in ("transfer_batch_to_device", "on_before_batch_transfer", "on_after_batch_transfer"):
@@ -95,6 +100,7 @@ class Forward(L.LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
         outputs, targets = self.task.measured(self.module, batch)
         apply_to_collection([self.task.split_batch(batch)], Tensor, self._add_to_digest)
+        self.bar.update()
         return outputs.cpu(), targets.cpu()
 
     def _add_to_digest(self, values: Tensor) -> Tensor:

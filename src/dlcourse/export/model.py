@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from dlcourse.errors import CourseError
 from dlcourse.evaluation.tasks import Task
+from dlcourse.reporting.phases import phase
 from dlcourse.tracking.run import WAITING, Run, reason
 from dlcourse.tracking.store import Store
 
@@ -90,7 +91,8 @@ def export_model(
             raise CourseError(run.lost[WAITING])
         if not isinstance(inputs, Tensor):
             raise CourseError(f"the inputs of an exported model are one tensor, not a {type(inputs).__name__}")
-        uri = log_model(run, model, task, inputs, epoch, page)
+        with phase("exporting the model, and loading it back"):
+            uri = log_model(run, model, task, inputs, epoch, page)
     except Exception as error:  # an export that fails must not cost the training
         log.warning("the model is not in the store: %s", reason(error))
         return Exported(None, f"not verified: {reason(error)[:120]}")

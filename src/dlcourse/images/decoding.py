@@ -45,7 +45,9 @@ def decode_all(paths: Sequence[Path], size: int) -> Iterator[Tensor | None]:
             return None
 
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from tqdm(pool.map(attempt, paths), total=len(paths), desc="decoding", disable=not sys.stderr.isatty())
+        yield from tqdm(
+            pool.map(attempt, paths), total=len(paths), desc="decoding", leave=False, disable=not sys.stderr.isatty()
+        )
 
 
 def _coloured(image: Image.Image) -> Image.Image:

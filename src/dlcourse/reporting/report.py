@@ -10,6 +10,7 @@ from dlcourse.data.datamodule import CourseData
 from dlcourse.evaluation.assessment import Assessment
 from dlcourse.reporting.figures import learning_curves
 from dlcourse.reporting.note import MOST_PIXELS
+from dlcourse.reporting.phases import phase
 from dlcourse.topics import Topic
 from dlcourse.tracking.run import Run
 from dlcourse.training.fit import Fitted
@@ -31,11 +32,13 @@ def draw_figures(run: Run, topic: Topic, fitted: Fitted, assessment: Assessment 
         fitted.model.cpu().eval()
         arguments = fitted.model, fitted.data, assessment.evaluation
         plots |= {name: partial(draw, *arguments) for name, draw in topic.figures.items()}
-    for name, draw in plots.items():
-        with run.attempt(f"figures/{name}.png"):
-            if figure := draw():
-                dpi = min(120, MOST_PIXELS / figure.get_figwidth())
-                figure.savefig(run.path(f"figures/{name}.png"), dpi=dpi)
+    with phase("drawing figures", len(plots)) as bar:
+        for name, draw in plots.items():
+            with run.attempt(f"figures/{name}.png"):
+                if figure := draw():
+                    dpi = min(120, MOST_PIXELS / figure.get_figwidth())
+                    figure.savefig(run.path(f"figures/{name}.png"), dpi=dpi)
+            bar.update()
 
 
 def answer_questions(run: Run, fitted: Fitted) -> dict[str, float]:

@@ -79,11 +79,8 @@ def titles() -> dict[str, str]:
 
 def find(name: str) -> Topic:
     """The topic of that name; raises `SettingsError` with the nearest name if there is none."""
-    sources = _sources()
-    if name not in sources:
-        known = suggestion(str(name), sources) or f"; the topics are {', '.join(sorted(sources))}"
-        raise SettingsError(f"no topic is called {name!r}{known}")
-    source = sources[name]
+    check_name(name)
+    source = _sources()[name]
     if isinstance(source, Path):
         module = importlib.import_module(f"{__name__}.{source.stem}")
         topic = next(value for value in vars(module).values() if isinstance(value, Topic))
@@ -98,6 +95,14 @@ def find(name: str) -> Topic:
     if topic.name != name:
         raise CourseError(f"topic {name!r} calls itself {topic.name!r}: give both the same name")
     return topic
+
+
+def check_name(name: str) -> None:
+    """Raises `SettingsError` with the nearest name if no topic is called that. Imports no topic."""
+    sources = _sources()
+    if name not in sources:
+        known = suggestion(str(name), sources) or f"; the topics are {', '.join(sorted(sources))}"
+        raise SettingsError(f"no topic is called {name!r}{known}")
 
 
 def _sources() -> dict[str, Path | EntryPoint]:

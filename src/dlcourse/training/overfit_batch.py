@@ -17,6 +17,7 @@ from dlcourse.data.samplers import identity_collate
 from dlcourse.errors import SettingsError
 from dlcourse.evaluation.baselines import least_squares
 from dlcourse.models.base import CourseModel
+from dlcourse.reporting.phases import phase
 from dlcourse.settings import Seed, Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
@@ -133,7 +134,7 @@ def overfit_batch(topic: Topic, settings: Settings, data: CourseData, run: Run) 
     trainer = make_trainer(**{**chosen, **once}, callbacks=[check])
     if trainer.progress_bar_callback:
         trainer.progress_bar_callback.disable()  # it reports epochs, and this is a single one
-    with only_true_warnings(data):
+    with only_true_warnings(data), phase("overfitting one batch"):
         trainer.fit(model, loader, [])
     return check.result
 

@@ -15,6 +15,7 @@ from dlcourse.errors import CourseError, SettingsError
 from dlcourse.evaluation.evaluation import Evaluation
 from dlcourse.evaluation.split_data import LoaderData, SplitData
 from dlcourse.models.base import CourseModel
+from dlcourse.reporting.phases import phase
 from dlcourse.settings import Settings
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
@@ -32,8 +33,9 @@ def load_data(topic: Topic, settings: Settings) -> tuple[SplitData, Settings]:
     data = topic.data(**settings.data)
     if not isinstance(data, CourseData):
         return as_split_data(topic, data), settings
-    data.prepare_data()
-    data.setup("fit")
+    with phase("reading the data"):
+        data.prepare_data()
+        data.setup("fit")
     resolved = {name: data.hparams[name] for name in settings.data}
     return data, dataclasses.replace(settings, data=resolved)
 

@@ -1,43 +1,23 @@
 """Progress: a bar on a terminal, lines elsewhere."""
 
+import itertools
 import logging
-import os
 import re
-import select
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
+from dlcourse.training.callbacks import progress
+from dlcourse.training.callbacks.progress import about
 from dlcourse.training.trainer import make_trainer
 from tests.samples import Line, data_of, numbers
-from tests.training.scripted import PulledError, Scripted, run
-
-
-@contextmanager
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
-    """A real terminal as stderr; what is given tells all that it has shown.
-
-    No fixture: pytest puts its own stderr back between a test's fixtures and its body.
-    """
-    pty = pytest.importorskip("pty")
-    termios = pytest.importorskip("termios")
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
-    os.set_blocking(ours, False)
-    with os.fdopen(theirs, "w") as stderr, monkeypatch.context() as patch:
-        patch.setattr(sys, "stderr", stderr)
-        yield lambda: "".join(all_of(ours))
-    os.close(ours)
-
-
-def all_of(terminal: int) -> Iterator[str]:
-    """What a terminal has been told: it does not pass everything on at once."""
-    while select.select([terminal], [], [], 0.3)[0]:
-        yield os.read(terminal, 65536).decode()
+from tests.terminal import terminal
+from tests.training.scripted import PulledError, Scripted, loader, run
 
 
 def test_on_a_terminal_a_bar_shows_the_remaining_time(
@@ -79,3 +59,62 @@ def test_line_of_any_module_has_its_own_metrics(caplog: pytest.LogCaptureFixture
     caplog.set_level(logging.INFO, "dlcourse")
     run(Scripted([0.5, 0.25]), max_epochs=2)
     assert caplog.messages == ["epoch 0/1  score 0.5", "epoch 1/1  score 0.25"]
+
+
+def test_a_long_training_has_some_twenty_lines(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "dlcourse")
+    run(Scripted([0.5] * 90), max_epochs=90)
+    epochs = [int(message.split()[1].partition("/")[0]) for message in caplog.messages]
+    assert epochs[0] == 0
+    assert epochs[-1] == 89
+    assert {later - earlier for earlier, later in itertools.pairwise(epochs[:-1])} == {5}
+    assert len(epochs) <= 21
+
+
+def test_last_epoch_has_a_line_when_training_stops_early(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "dlcourse")
+    run(Scripted([0.5] * 400), max_epochs=400, patience=3, monitor="score", mode="min")
+    assert [message.split()[1] for message in caplog.messages] == ["0/399", "3/399"]
+
+
+def forecasts(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> list[str]:
+    """What a training says of its duration, if it may say so at once."""
+    monkeypatch.setattr(progress, "MEASURED", 0.0)
+    caplog.set_level(logging.INFO, "dlcourse")
+    run(Scripted([0.5] * 20, pause=0.01), **settings)
+    return [message for message in caplog.messages if not message.startswith("epoch")]
+
+
+def test_a_long_training_says_how_long_it_takes(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LONG", 0.0)
+    (text,) = forecasts(caplog, monkeypatch, max_epochs=20, patience=None)
+    assert re.fullmatch(r"about \d+ s on cpu, 32-true; 20 epochs", text)
+    caplog.clear()
+    (text,) = forecasts(caplog, monkeypatch, max_epochs=20, patience=3, monitor="score")
+    assert text.startswith("at most about ")
+
+
+def test_a_short_training_does_not(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert forecasts(caplog, monkeypatch, max_epochs=20) == []
+
+
+def test_durations_are_rounded_like_estimates() -> None:
+    assert [about(seconds) for seconds in (3, 44, 86, 700, 9000)] == [
+        "about 10 s", "about 40 s", "about 90 s", "about 12 min", "about 2.5 h"
+    ]  # fmt: skip
+
+
+class Stream(IterableDataset[list[Tensor]]):
+    """Rows without a known number."""
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        return iter([[torch.ones(4, 2)]] * 3)
+
+
+def test_a_stream_of_rows_has_a_bar_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal(monkeypatch) as read:
+        trainer = make_trainer(accelerator="cpu", max_epochs=2, patience=None)
+        trainer.fit(Scripted([1.0] * 2), DataLoader(Stream(), batch_size=None), loader())
+        assert "step" in read()
