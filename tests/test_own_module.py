@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchmetrics import ConfusionMatrix, R2Score
+from torchmetrics.classification import MulticlassAccuracy
 
 import dlcourse
 from dlcourse import (
@@ -26,12 +27,14 @@ from dlcourse import (
     Regression,
     Result,
     SettingsError,
+    Task,
     baselines,
     evaluate_module,
     open_store,
     train_module,
 )
 from dlcourse.cli import main
+from tests import foreign_modules as foreign
 from tests.examples import block, topic_package
 
 pytestmark = [
@@ -518,6 +521,66 @@ def test_the_pages_topic_of_lightning_classes(project: Path, capsys: pytest.Capt
         for flag in (["--refit"], ["--init_from", "small"]):
             assert main(["train", "bikes", *flag, *few]) == 2, flag
             assert flag[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "data", "task", "epochs"),
+    [
+        (foreign.LitAutoEncoder, foreign.WavesDataModule, Regression(targets=0), 12),
+        (foreign.BlobClassifier, foreign.BlobsDataModule, "classification", 6),
+        (foreign.StreamRegressor, lambda: foreign.StreamDataModule(200), "regression", 4),
+    ],
+)
+def test_modules_of_other_projects_come_to_a_verdict(module: Any, data: Any, task: Any, epochs: int) -> None:
+    torch.manual_seed(0)
+    result = train_module(module(), data(), task=task, trainer={**FEW, "max_epochs": epochs})
+    assert result.ok, result.lost
+    assert result.verdict.learned
+    assert result.overfitting is not None
+
+
+class NextToken(Task):
+    """Sequences of tokens, N x T, of which each token after the first is to be predicted: outputs N x T - 1 x V."""
+
+    primary_metric = "accuracy"
+
+    def split_batch(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        return batch[:, :-1], batch[:, 1:]
+
+    def metrics(self) -> dict[str, Any]:
+        return {"accuracy": MulticlassAccuracy(average="micro")}
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(2).transpose(1, 2)
+
+    def per_sample_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(1)
+
+    def per_sample_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {"accuracy": (outputs.argmax(2) == targets).double().mean(1)}
+
+
+def token_frequencies(inputs: Tensor, targets: Tensor) -> baselines.Predictor:
+    logits = (torch.bincount(targets.flatten(), minlength=11).double() + 1).log().float()
+    return lambda rows: logits.expand(len(rows), 11, -1)
+
+
+def test_a_language_model_with_a_task_of_its_own_comes_to_a_verdict() -> None:
+    class Sequences(L.LightningDataModule):
+        def train_dataloader(self) -> DataLoader[Any]:
+            return foreign.sequences(96)
+
+        def val_dataloader(self) -> DataLoader[Any]:
+            return foreign.sequences(40)
+
+    torch.manual_seed(0)
+    module, known = foreign.LanguageModel(), {"token frequencies": token_frequencies}
+    result = train_module(module, Sequences(), task=NextToken(), baselines=known, trainer={**FEW, "max_epochs": 8})
+    assert result.ok, result.lost
+    assert result.verdict.learned
+    assert result.metrics["val/final_accuracy"] > 2 * result.metrics["val/baseline_accuracy"]
+    with pytest.raises(SettingsError, match="baselines="):
+        train_module(module, Sequences(), task=NextToken())
 
 
 def test_rows_in_memory_with_a_module_of_ones_own() -> None:

@@ -59,8 +59,8 @@ def fit_baselines(
     num_outputs = evaluation.outputs.shape[1]
     inputs, targets = data.baseline_rows()
     # As the task shapes them beside outputs, of which there are none for these rows.
-    targets = task.shaped(evaluation.outputs[:1].expand(len(targets), num_outputs), targets)[1]
-    if not targets.is_floating_point():
+    targets = task.shaped(evaluation.outputs[:1].expand(len(targets), *evaluation.outputs.shape[1:]), targets)[1]
+    if _are_classes(targets):
         inputs, targets = with_every_class(inputs, targets, range(max(num_outputs, 2)))
     has_inputs = inputs.shape[1:] != (0,)
     known = baselines if has_inputs else dict(list(baselines.items())[:1])
@@ -84,7 +84,14 @@ def fit_baselines(
             f"{evaluation.split}_dataloader gives its rows in another order each time, so that models cannot be "
             "compared row by row: set its shuffle to False"
         )
-    return {name: evaluate_outputs(task, evaluation.split, torch.cat(each), targets) for name, each in outputs.items()}
+    return {
+        name: evaluate_outputs(task, evaluation.split, torch.cat(each).view_as(evaluation.outputs), targets)
+        for name, each in outputs.items()
+    }
+
+
+def _are_classes(targets: Tensor) -> bool:
+    return targets.ndim == 1 and not targets.is_floating_point()
 
 
 def judge_model(
@@ -113,7 +120,7 @@ def judge_model(
     if topic.judge:
         verdict = topic.judge(module, data)
     else:
-        is_classifier = not evaluation.targets.is_floating_point()
+        is_classifier = _are_classes(evaluation.targets)
         verdict = judge(
             evaluation,
             partial(values_of, task),

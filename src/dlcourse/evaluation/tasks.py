@@ -102,13 +102,18 @@ class Task(ABC):
         return outputs, targets
 
     def split_batch(self, batch: Any) -> tuple[Any, Tensor]:
-        """The inputs and the targets of a batch; raises `CourseError` if they are not where they should be."""
+        """The inputs and the targets of a batch; raises `CourseError` if they are not where they should be.
+
+        A batch that is one tensor is inputs and targets alike, if these have the same place.
+        """
+        if isinstance(batch, Tensor):
+            batch = {self.places[0]: batch}  # batch[0] would be its first row
         try:
             inputs, targets = (batch[place] for place in self.places)
         except (KeyError, IndexError, TypeError) as error:
-            has = f"the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
+            has = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
             raise CourseError(
-                f"a batch ({has}) has no inputs and targets at {self.places}: name their places in the task, as in "
+                f"a batch ({has}) has no inputs and targets at {self.places}: name their places, as in "
                 f'{type(self).__name__}(inputs="image", targets="label")'
             ) from error
         if not isinstance(targets, Tensor):
