@@ -20,8 +20,8 @@ SPLIT_NAMES: dict[Split, str] = {"train": "training", "val": "validation", "test
 
 
 def has_scale(inputs: Tensor) -> bool:
-    """Whether inputs are amounts, which can be standardised; other integers than images' uint8 are token ids."""
-    return inputs.is_floating_point() or inputs.dtype == torch.uint8
+    """Whether inputs are amounts, which can be standardised; integers are token ids, unless they are images."""
+    return inputs.is_floating_point() or inputs.dtype == torch.uint8 or inputs.ndim == 4
 
 
 @dataclass(frozen=True)
