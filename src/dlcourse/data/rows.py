@@ -19,11 +19,6 @@ SPLIT_NAMES: dict[Split, str] = {"train": "training", "val": "validation", "test
 """What each split is called in sentences and figures."""
 
 
-def has_scale(inputs: Tensor) -> bool:
-    """Whether inputs are amounts, which can be standardised; integers are token ids, unless they are images."""
-    return inputs.is_floating_point() or inputs.dtype == torch.uint8 or inputs.ndim == 4
-
-
 @dataclass(frozen=True)
 class Rows:
     """A data set in memory.
@@ -52,8 +47,6 @@ class Rows:
                     f"{name} of Rows must be one tensor, not a {type(value).__name__}: bring rows of several sizes to "
                     "one, by cropping or padding them"
                 )
-        if len(self.inputs) != len(self.targets):
-            raise CourseError(f"there are {len(self.inputs)} inputs and {len(self.targets)} targets in Rows")
         if wrong := self._wrong_shape():
             raise CourseError(wrong)
 
