@@ -45,9 +45,3 @@ def test_pytorchs_error_of_cross_entropy_without_a_sigmoid_is_explained() -> Non
         binary_cross_entropy(torch.tensor([2.0]), torch.tensor([1.0]))
     assert "a sigmoid is missing" in str(explained(raised.value))
     assert explained(RuntimeError("something else")) is None
-
-
-def test_pytorchs_error_of_whole_numbers_in_a_linear_layer_is_explained() -> None:
-    with pytest.raises(RuntimeError) as raised:
-        torch.nn.Linear(2, 1)(torch.ones(3, 2, dtype=torch.int64))
-    assert "make features float32" in str(explained(raised.value))

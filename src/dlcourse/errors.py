@@ -128,6 +128,4 @@ def explained(error: Exception) -> str | None:
             "binary cross-entropy takes probabilities, and the network gives numbers outside 0 to 1: a sigmoid is "
             "missing at its end (binary_cross_entropy_with_logits has it built in)"
         )
-    if "must have the same dtype, but got Long and Float" in str(error):
-        return "the inputs are int64, which is for token ids, and the network multiplies them: make features float32"
     return None

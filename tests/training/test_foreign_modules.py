@@ -110,6 +110,19 @@ def test_an_endless_stream_is_validated_and_stopped_within_its_epoch(tmp_path: P
     assert state(tmp_path, "last")["global_step"] == trainer.global_step == 10 * len(losses)
 
 
+def test_a_training_is_resumed_within_an_epoch_that_never_ends(tmp_path: Path) -> None:
+    for steps in (35, 70):
+        logger = Noting()
+        last = str(tmp_path / "last.ckpt") if steps == 70 else None
+        trainer = make_trainer(
+            accelerator="cpu", max_steps=steps, val_check_interval=10, folder=tmp_path, logger=logger
+        )
+        with warnings.catch_warnings(action="ignore"):  # the folder is not empty, as it should be
+            trainer.fit(foreign.StreamRegressor(), datamodule=foreign.StreamDataModule(), ckpt_path=last)
+        assert state(tmp_path, "last")["global_step"] == trainer.global_step == steps
+        assert [noted["step"] for noted in logger.notes if "lr" in noted] == [steps - 1]
+
+
 def test_a_stream_that_ends_is_an_epoch(tmp_path: Path) -> None:
     trainer = trainer_of(monitor="val_loss", folder=tmp_path)
     trainer.fit(foreign.StreamRegressor(), datamodule=foreign.StreamDataModule(80))

@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from dlcourse.data.rows import SPLITS, Batch, Rows, Split, TensorRows, has_scale
+from dlcourse.data.rows import SPLITS, Batch, Rows, Split, TensorRows
 from dlcourse.data.samplers import ShuffledOrder, UnpaddedSampler, epoch_seed, even_batch_size, identity_collate
 from dlcourse.data.splits import stratified_split
 from dlcourse.errors import SettingsError
@@ -170,12 +170,12 @@ class CourseData(L.LightningDataModule, ABC):
     def scaling(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the training rows' inputs, by feature, or by channel for images.
 
-        A feature that does not vary gets 1 as its standard deviation. Token ids have no scale: 0 and 1.
+        A feature that does not vary gets 1 as its standard deviation.
         """
         inputs = self.rows.inputs[self.splits["train"]].to(torch.float64)
         over = [0, *range(2, inputs.ndim)]
         mean, std = inputs.mean(over), inputs.std(over, correction=0)
-        if not self.standardize or not has_scale(self.rows.inputs):
+        if not self.standardize:
             mean, std = torch.zeros_like(mean), torch.ones_like(std)
         return mean.float(), torch.where(std > 0, std, 1.0).float()
 

@@ -28,11 +28,6 @@ def digest_of(*tensors: Tensor) -> str:
     return digest.hexdigest()[:16]
 
 
-def has_scale(inputs: Tensor) -> bool:
-    """Whether inputs are amounts, which can be standardised; other integers than images' uint8 are token ids."""
-    return inputs.is_floating_point() or inputs.dtype == torch.uint8
-
-
 @dataclass(frozen=True)
 class Rows:
     """A data set in memory.
@@ -61,8 +56,6 @@ class Rows:
                     f"{name} of Rows must be one tensor, not a {type(value).__name__}: bring rows of several sizes to "
                     "one, by cropping or padding them"
                 )
-        if len(self.inputs) != len(self.targets):
-            raise CourseError(f"there are {len(self.inputs)} inputs and {len(self.targets)} targets in Rows")
         if wrong := self._wrong_shape():
             raise CourseError(wrong)
 

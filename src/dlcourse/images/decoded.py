@@ -82,8 +82,8 @@ class DecodedImages(CourseData, ABC):
                     level = logging.WARNING if self.cache.exists() else logging.INFO
                     log.log(level, "%s %s: decoding the images, once", self.cache, wrong)
                     decoded = self.decode(self.cache.parent)
-                    if wrong := self._inconsistency(decoded):
-                        raise CourseError(f"decode of {type(self).__name__} gives {wrong}")
+                    if unusable := self._inconsistency(decoded):
+                        raise CourseError(f"decode of {type(self).__name__} gives {unusable}")
                     _save({name: decoded[name].contiguous() for name in self.tensor_names}, self.cache)
         except OSError as error:
             raise CourseError(

@@ -2,6 +2,7 @@
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import lightning as L
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from dlcourse.data.datamodule import CourseData
-from dlcourse.data.rows import Batch, Split, has_scale
+from dlcourse.data.rows import Batch, Split
 from dlcourse.errors import SettingsError
 from dlcourse.evaluation.tasks import Task, as_float32
 from dlcourse.models.optimizers import OptimizerName, ScheduleName, make_optimizer, make_schedule
@@ -112,8 +113,13 @@ class CourseModel(L.LightningModule, Task, ABC):
         if stage == "fit" and isinstance(data, CourseData):
             self.prepare(data)
 
+    @cached_property
+    def takes_ids(self) -> bool:
+        """Whether integers are token ids, which have no scale: whether the network looks them up in an embedding."""
+        return any(isinstance(layer, nn.Embedding | nn.EmbeddingBag) for layer in self.network.modules())
+
     def standardised(self, inputs: Tensor) -> Tensor:
-        if not has_scale(inputs):
+        if not inputs.is_floating_point() and self.takes_ids:
             return inputs
         return inputs.to(self.input_mean.dtype, copy=True).sub_(self.input_mean).div_(self.input_std)
 

@@ -28,9 +28,10 @@ class Divergence(Callback):
     def __init__(self) -> None:
         self.epoch: int | None = None
         self.loss = self.first = float("nan")
+        self.losses: list[Tensor] = []  # of the steps; on their device, so that no step waits for it
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.losses: list[Tensor] = []  # of the steps; on their device, so that no step waits for it
+        self.losses.clear()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -19,6 +19,9 @@ class LrAndSpeed(Callback):
     Lightning's LearningRateMonitor logs by step, and its names differ between optimisers: ``lr-SGD/pg1``.
     """
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out if it resumes within an epoch
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started, self.seconds, self.samples = time.perf_counter(), 0.0, 0
 
