@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -185,7 +185,7 @@ COMMANDS = {"height-weight": "default", "fashion-mnist": "quick"}
 """The experiment of each topic whose training is measured by phases."""
 
 
-def phases(repeats: int, against: Sequence[str] = ()) -> list[Figure]:
+def phases(repeats: int, against: Sequence[str] = ()) -> Iterator[Figure]:
     """Where the time of a whole training goes, in a store that exists but knows no baselines yet."""
     here, root = Path.cwd(), EXPERIMENT.parent.parent.parent
     made = make_store().absolute()
@@ -195,7 +195,6 @@ def phases(repeats: int, against: Sequence[str] = ()) -> list[Figure]:
         trees |= {f", {commit}": checkouts.enter_context(checkout(root, commit, here / commit)) for commit in against}
         for tree in trees.values():  # compiles its modules
             process_seconds("-c", "import dlcourse.experiment", folder=here, sources=tree / "src")
-        figures = []
         for topic, experiment in COMMANDS.items():
             rounds = [
                 [by_phase(made, here, tree, topic, experiment) for tree in trees.values()] for _ in range(repeats)
@@ -203,8 +202,7 @@ def phases(repeats: int, against: Sequence[str] = ()) -> list[Figure]:
             for name in rounds[0][0]:
                 for place, label in enumerate(trees):
                     values = [each[place].get(name, 0.0) for each in rounds]
-                    figures.append(Figure(f"{topic} {experiment}: {name}{label}", "s", values))
-    return figures
+                    yield Figure(f"{topic} {experiment}: {name}{label}", "s", values)
 
 
 @contextmanager
@@ -326,7 +324,7 @@ def in_turns(repeats: int, *names: str) -> Callable[..., list[float]]:
     return lambda name, place=0: [each[name][place] for each in rounds]
 
 
-PARTS: dict[str, Callable[[int], list[Figure]]] = {
+PARTS: dict[str, Callable[[int], Iterable[Figure]]] = {
     "startup": startup,
     "imports": imports,
     "fit": fit,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks import images, run, verdicts
+from benchmarks.phases import FUNCTIONS
 from torchvision.datasets import CIFAR10, FashionMNIST
 
 from tests.image_sets import NOWHERE, write_fashion_mnist
@@ -64,6 +65,37 @@ def test_a_part_that_fails_is_named_and_the_others_go_on(
     for part, reason in content["failed"].items():
         assert "is not available" in reason
         assert f"{part}: FAILED: {reason}" in table
+
+
+@pytest.mark.slow
+def test_every_phase_of_a_training_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that has been renamed would leave its phase empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(run, "COMMANDS", {"height-weight": "default"})
+    monkeypatch.setattr(run, "prepare", lambda topic: None)
+    figures = {figure.name.rpartition(": ")[2]: figure for figure in run.phases(1)}
+    assert set(figures) == {"import", *FUNCTIONS, "rest", "start and end of Python", "whole"}
+    assert [name for name, figure in figures.items() if figure.median <= 0] == []
+    assert figures["whole"].median == pytest.approx(sum(each.median for each in figures.values()) / 2)
+
+
+def test_another_commit_is_measured_from_its_own_files(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+
+    def git(*arguments: str) -> None:
+        names = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", "-C", str(repository), *names, *arguments], check=True, capture_output=True)
+
+    git("init", "--quiet")
+    for content in ("old", "new"):
+        (repository / "file").write_text(content)
+        git("add", "file")
+        git("commit", "--quiet", "--message", content)
+    with run.checkout(repository, "HEAD~1", tmp_path / "tree") as tree:
+        assert (tree / "file").read_text() == "old"
+    assert not tree.exists()
 
 
 def test_a_process_that_fails_says_why_itself(monkeypatch: pytest.MonkeyPatch) -> None:

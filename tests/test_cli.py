@@ -260,6 +260,24 @@ def test_the_process_itself_writes_nothing_else(dlcourse: Dlcourse) -> None:
     assert "Warning" not in done.stderr
 
 
+def test_the_process_ends_with_the_status_and_after_the_exit_handlers_of_libraries() -> None:
+    code = """
+import atexit
+from dlcourse import cli
+
+def main():
+    atexit.register(print, "a library says good-bye")
+    return called()
+
+called, cli.main = cli.main, main
+cli.run()
+"""
+    for verb, status in (("topics", 0), ("tran", 2)):
+        done = subprocess.run([sys.executable, "-c", code, verb], capture_output=True, text=True, check=False)
+        assert done.returncode == status
+        assert done.stdout.endswith("a library says good-bye\n")
+
+
 def test_on_a_terminal_messages_stand_above_the_bar(monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     with terminal(monkeypatch) as read:
