@@ -4,11 +4,12 @@ import inspect
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import mlflow
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer, TQDMProgressBar
@@ -189,13 +190,21 @@ def test_a_training_metric_can_be_monitored(tmp_path: Path) -> None:
 # --- what is decided here can be decided otherwise ---
 
 
-def test_loggers_of_lightning(tmp_path: Path) -> None:
+@pytest.fixture
+def tracking_uri(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """A store for Lightning's MLFlowLogger, which makes it that of the whole process."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    yield f"sqlite:///{tmp_path}/mlflow.db"
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # as it was before
+
+
+def test_loggers_of_lightning(tmp_path: Path, tracking_uri: str) -> None:
     csv = CSVLogger(tmp_path, name="csv", version="")
-    mlflow = MLFlowLogger("theirs", tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=str(tmp_path))
-    fit_waves(max_epochs=2, logger=[csv, mlflow], log_every_n_steps=4)
+    theirs = MLFlowLogger("theirs", tracking_uri=tracking_uri, artifact_location=str(tmp_path))
+    fit_waves(max_epochs=2, logger=[csv, theirs], log_every_n_steps=4)
     header = (tmp_path / "csv" / "metrics.csv").read_text().splitlines()[0]
     assert {"val_loss", "train_loss", "lr", "epoch"} <= set(header.split(","))
-    history = mlflow.experiment.get_metric_history(mlflow.run_id, "train_loss")
+    history = theirs.experiment.get_metric_history(theirs.run_id, "train_loss")
     assert [each.step for each in history] == [3, 7, 11, 15]
 
 
