@@ -79,6 +79,7 @@ def test_python_example(checkout: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.startswith("learned")
 
 
+@pytest.mark.filterwarnings("ignore:The number of training batches")  # true, and no harm
 def test_practitioners_example(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example = checkout / "example.py"
     example.write_text(block("README.md", "example: practitioner"), encoding="utf-8")

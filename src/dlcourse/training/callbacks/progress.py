@@ -31,7 +31,7 @@ class Progress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self.bar: tqdm[Any] | None = None
-        self.enabled = True
+        self.enabled, self.is_forecast_due, self.batches = True, False, 0
 
     def disable(self) -> None:
         self.enabled = False
@@ -43,10 +43,10 @@ class Progress(ProgressBar):
         self.first_epoch = self.reported = trainer.current_epoch
         self.batches = 0
         per_epoch = trainer.num_training_batches
-        is_known = math.isfinite(per_epoch)  # a stream of rows has no length
+        is_known = math.isfinite(per_epoch) and planned_epochs(trainer) > 0  # a stream of rows has no length
         self.is_forecast_due = self.enabled and is_known
         if self.enabled and sys.stderr.isatty():
-            total = per_epoch * (trainer.max_epochs or 0) if is_known else None
+            total = per_epoch * planned_epochs(trainer) if is_known else None
             start = int(per_epoch) * trainer.current_epoch if is_known else 0
             self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, leave=False)
 
@@ -68,8 +68,10 @@ class Progress(ProgressBar):
         elif (elapsed := time.perf_counter() - self.started) >= MEASURED:
             self.is_forecast_due = False
             # A batch of validation counts as a step: it has more rows, and takes a third of the work for each.
-            per_epoch = trainer.num_training_batches + sum(trainer.num_val_batches)
-            epochs = (trainer.max_epochs or 0) - self.first_epoch
+            per_epoch = trainer.num_training_batches + sum(
+                each for each in trainer.num_val_batches if math.isfinite(each)
+            )
+            epochs = planned_epochs(trainer) - self.first_epoch
             if (seconds := elapsed / self.batches * per_epoch * epochs) > LONG:
                 device, most = trainer.strategy.root_device.type, "at most " * may_stop_early(trainer)
                 log.info("%s%s on %s, %s; %d epochs", most, about(seconds), device, trainer.precision, epochs)
@@ -101,10 +103,14 @@ class Progress(ProgressBar):
             self.bar.set_description(f"epoch {epochs}", refresh=False)
             self.bar.set_postfix_str(losses, refresh=False)
             return
-        max_epochs = trainer.max_epochs or epochs
-        done = epochs - 1 - self.first_epoch
-        if is_last or done % math.ceil((max_epochs - self.first_epoch) / LINES) == 0:
-            log.info("epoch %*d/%d  %s", len(str(max_epochs - 1)), epochs - 1, max_epochs - 1, losses)
+        planned, done = planned_epochs(trainer), epochs - 1 - self.first_epoch
+        if not planned:  # until some number of steps or time: epochs 0, 1, 2, 4, 8, ...
+            is_due, text = done & (done - 1) == 0, f"epoch {epochs - 1}"
+        else:
+            is_due = done % math.ceil((planned - self.first_epoch) / LINES) == 0
+            text = f"epoch {epochs - 1:{len(str(planned - 1))}}/{planned - 1}"
+        if is_last or is_due:
+            log.info("%s  %s", text, losses)
 
     def _close(self) -> None:
         if self.bar is not None:
@@ -112,9 +118,14 @@ class Progress(ProgressBar):
             self.bar = None
 
 
+def planned_epochs(trainer: L.Trainer) -> int:
+    """The largest number of epochs; 0 without one."""
+    return max(trainer.max_epochs or 0, 0)
+
+
 def may_stop_early(trainer: L.Trainer) -> bool:
     """Whether the monitored metric may end the training before its last epoch."""
-    most = trainer.max_epochs or 0
+    most = planned_epochs(trainer)
     return any(each.patience < most or each.stopping_threshold is not None for each in trainer.early_stopping_callbacks)
 
 
