@@ -212,7 +212,11 @@ def fit(
         model.load_state_dict(state["state_dict"])
         epoch = state["epoch"]
     epoch = trainer.strategy.broadcast(epoch)  # only the process with the run has read it
-    why = "at the last epoch" if trainer.current_epoch >= (trainer.max_epochs or 0) else "early"
+    why = "early"
+    if 0 <= (trainer.max_epochs or 0) <= trainer.current_epoch:
+        why = "at the last epoch"
+    elif 0 <= trainer.max_steps <= trainer.global_step:
+        why = "at the last step"
     if 0 <= trainer.max_steps <= trainer.global_step:
         why = "at the last step"
     if divergence.epoch is not None:
