@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import runpy
 import shlex
 import socket
 import subprocess
@@ -68,6 +69,15 @@ def start_command(folder: Path, *arguments: object) -> tuple[ForkServerProcess, 
     return process, output
 
 
+def start_script(file: Path, torchrun: bool = False, **environment: str) -> tuple[ForkServerProcess, Path]:
+    """Start a script in its folder, or two processes of it by torchrun's agent; returns as `start_command` does."""
+    output = file.parent / f"output-{time.monotonic_ns()}.txt"
+    output.touch()
+    process = fork_server().Process(target=_run_script, args=(file, torchrun, environment, output))
+    process.start()
+    return process, output
+
+
 def wait_for_line(start: str, output: Path, process: ForkServerProcess, seconds: float = 120) -> None:
     """Until a line of a command's output starts with a text; fails where the process ends first."""
     end = time.monotonic() + seconds
@@ -77,12 +87,28 @@ def wait_for_line(start: str, output: Path, process: ForkServerProcess, seconds:
         time.sleep(0.005)
 
 
+def _run_script(file: Path, torchrun: bool, environment: dict[str, str], output: Path) -> None:
+    _write_into(output)
+    sys.argv = [str(file)]
+    os.chdir(file.parent)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.environ |= {"PYTHONPATH": str(Path(__file__).parent.parent), **environment}
+    if not torchrun:
+        return _run_main(file)
+
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    two = LaunchConfig(1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0, start_method="fork")
+    elastic_launch(two, _run_main)(file)
+    return None
+
+
+def _run_main(file: Path) -> None:
+    runpy.run_path(str(file), run_name="__main__")
+
+
 def _run_command(folder: Path, arguments: list[str], output: Path) -> None:
-    with output.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = (os.fdopen(each, "w", buffering=1, closefd=False) for each in (1, 2))
-    logging.getLogger().handlers.clear()  # those of libraries, which the command line has before it imports them
+    _write_into(output)
     sys.argv = ["dlcourse", *arguments]
     os.chdir(folder)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -90,6 +116,15 @@ def _run_command(folder: Path, arguments: list[str], output: Path) -> None:
     from dlcourse.cli import main
 
     sys.exit(main(arguments))
+
+
+def _write_into(output: Path) -> None:
+    """From now on, what this process writes goes into a file."""
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = (os.fdopen(each, "w", buffering=1, closefd=False) for each in (1, 2))
+    logging.getLogger().handlers.clear()  # those of libraries, which the command line has before it imports them
 
 
 def open_store_at_once(folder: Path, barrier: Barrier, number: int) -> None:

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import lightning as L
 import torch
@@ -56,6 +56,9 @@ class Processes:
         rank: The number of this one, counted from 0.
     """
 
+    has_trained: ClassVar[bool] = False
+    """Whether this program has trained before: the others, which begin it anew, would take part in that training."""
+
     def __init__(self, trainer: Mapping[str, Any]) -> None:
         """Find out about them, and start none yet; ``trainer`` are arguments of `make_trainer`.
 
@@ -85,7 +88,7 @@ class Processes:
         """Start the other processes, unless something else has, and wait until all are here.
 
         Raises:
-            SettingsError: There are too few rows, no command, or other processes than there should be.
+            SettingsError: There are too few rows, no command, an earlier training, or a wrong number of processes.
             CourseError: Some do not come, or have other rows or settings.
         """
         sizes = [data.num_rows(split) for split in ("train", "val") if data.fingerprint and data.has(split)]
@@ -101,6 +104,12 @@ class Processes:
                 "each process runs the same command, which a notebook or an interactive session has not: write a "
                 "script, or set --trainer.devices 1"
             )
+        if self.count > 1 and Processes.has_trained:
+            raise SettingsError(
+                "each process runs the whole program, which has trained before: write a script for each training in "
+                "several processes, or set --trainer.devices 1"
+            )
+        Processes.has_trained = True
         self._before = torch.get_num_threads(), dict(os.environ)
         try:
             self._fabric.launch()
@@ -177,7 +186,8 @@ class Processes:
 
 
 def check_one_process(trainer: Mapping[str, Any], what: str) -> None:
-    """Raises `SettingsError` if a training with these arguments of `make_trainer` would have several processes."""
+    """Before any other training: raises `SettingsError` if these arguments of `make_trainer` need several processes."""
+    Processes.has_trained = True
     count = Processes(as_launched(trainer)).count
     if count > 1:
         raise SettingsError(f"{what} trains on one device: set --trainer.devices 1 and start one process, not {count}")
