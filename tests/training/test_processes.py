@@ -208,7 +208,7 @@ def test_two_processes_log_what_one_measures(trained: mlflow.Run, monkeypatch: p
     kept, store = int(trained.data.metrics["best_epoch"]), open_store()
     model, _ = load_checkpoint(topic, store.files_of(trained) / "checkpoints" / "best.ckpt")
     alone = make_trainer(accelerator="cpu")
-    val_metrics, train_metrics = (evaluate(alone, model, data, split).metrics for split in ("val", "train"))
+    val_metrics, train_metrics = (evaluate(alone, model, model, data, split).metrics for split in ("val", "train"))
     for logged, measured in {
         "val/loss": val_metrics["loss"],
         "val/mae": val_metrics["mae"],

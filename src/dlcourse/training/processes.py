@@ -154,7 +154,9 @@ class Processes:
                 f"another process of the training has ended; what it wrote says why (here: {one_line(error)[:200]})"
             ) from error
         finally:
-            self._part()
+            # The others end when they have said why: torchrun ends them once process 0 misses them.
+            if self.rank == 0:
+                self._part()
 
     def _has_lost_one(self) -> bool:
         """Whether a process that this one depends on has ended."""
