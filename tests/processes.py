@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -99,12 +100,21 @@ def _run_script(file: Path, torchrun: bool, environment: dict[str, str], output:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     two = LaunchConfig(1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0, start_method="fork")
-    elastic_launch(two, _run_main)(file)
+    elastic_launch(two, _run_worker)(file)
     return None
 
 
 def _run_main(file: Path) -> None:
     runpy.run_path(str(file), run_name="__main__")
+
+
+def _run_worker(file: Path) -> None:
+    """Say why it fails, as a program does that torchrun starts: of a function it tells only the first one's reason."""
+    try:
+        _run_main(file)
+    except Exception:
+        traceback.print_exc()
+        raise
 
 
 def _run_command(folder: Path, arguments: list[str], output: Path) -> None:
