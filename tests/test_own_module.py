@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.profilers import SimpleProfiler
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -258,6 +259,16 @@ def test_further_metrics_have_directions_and_curves() -> None:
     assert "r2" not in task.lower_is_better
     curve = dict(result.history["val/r2"])
     assert result.metrics["best_epoch"] == max(curve, key=lambda epoch: curve[epoch])
+
+
+def test_options_may_be_objects_and_the_trainer_may_end_by_steps() -> None:
+    options = {"accelerator": "cpu", "max_steps": 20, "profiler": SimpleProfiler(filename="profile", dirpath=".")}
+    result = train_module(classifier(), Loaders(CLASSES), task="classification", trainer=options)
+    assert result.ok, result.lost
+    assert "at the last step" in str(result)
+    params = open_store().client.get_run(result.run_id).data.params
+    assert params["trainer.max_steps"] == "20"
+    assert "SimpleProfiler" in params["trainer.profiler"]
 
 
 def test_a_diverged_training_says_what_to_change() -> None:

@@ -5,6 +5,7 @@ jsonargparse reads the signatures of a topic's classes and of `make_trainer`, an
 
 import argparse
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,7 +58,8 @@ class Settings:
 
     def as_yaml(self) -> str:
         groups = {"seed": self.seed, "data": self.data, "model": self.model, "trainer": self.trainer}
-        return yaml.safe_dump(groups, sort_keys=False, allow_unicode=True)
+        plain_groups = json.loads(json.dumps(groups, default=str))  # a module may be given objects, as a profiler
+        return yaml.safe_dump(plain_groups, sort_keys=False, allow_unicode=True)
 
     def flat(self) -> dict[str, Any]:
         """The settings by dotted name, such as ``model.lr``."""

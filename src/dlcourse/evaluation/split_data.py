@@ -88,6 +88,8 @@ class LoaderData:
     ) -> None:
         self.datamodule, self.split_batch, self.class_names = datamodule, split_batch, class_names
         self.origin = type(datamodule).__name__
+        self.is_set_up_to_fit = False
+        """Whether a training has set the data up, so that it need not be done again."""
         self._is_ready = set[str]()
 
     def has(self, split: Split) -> bool:
@@ -114,11 +116,12 @@ class LoaderData:
         return first
 
     def _set_up(self, stage: Literal["fit", "test"]) -> None:
-        """Do what Lightning does before it takes the loaders, unless a training has done it and left it in place."""
-        has_trained = self.datamodule.trainer is not None and not self._overrides("teardown")
-        if not self._is_ready and not has_trained:
+        """Do what Lightning does before it takes the loaders."""
+        if self.is_set_up_to_fit and not self._overrides("teardown"):
+            self._is_ready.add("fit")
+        if not self._is_ready:
             self.datamodule.prepare_data()
-        if stage not in self._is_ready and not (has_trained and stage == "fit"):
+        if stage not in self._is_ready:
             self.datamodule.setup(stage)
         self._is_ready.add(stage)
 

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import CourseError, SettingsError, explained
 from dlcourse.evaluation.overfitting import Overfitting
-from dlcourse.evaluation.split_data import SplitData, datamodule_of
+from dlcourse.evaluation.split_data import LoaderData, SplitData, datamodule_of
 from dlcourse.evaluation.tasks import Task
 from dlcourse.models.base import CourseModel
 from dlcourse.settings import Settings
@@ -203,6 +203,8 @@ def fit(
             raise CourseError(explanation) from error
         raise
     seconds = time.perf_counter() - started
+    if isinstance(data, LoaderData):
+        data.is_set_up_to_fit = True
     divergence = divergence_of(trainer)
     names = ("best.ckpt", "last.ckpt") if monitor else ("last.ckpt",)
     checkpoint = next((folder / name for name in names if (folder / name).is_file()), None)
