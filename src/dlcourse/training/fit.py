@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
 from dlcourse.data.datamodule import CourseData
@@ -193,12 +192,7 @@ def fit(
     last = resumed.checkpoint if resumed else None
     try:
         trainer.fit(model, datamodule=datamodule_of(data), ckpt_path=last, weights_only=True)
-    except (RuntimeError, MisconfigurationException) as error:
-        logged = trainer.callback_metrics
-        if monitor and logged and monitor not in logged:
-            raise CourseError(
-                f"nothing logs {monitor}, by which the best epoch is chosen; there are {', '.join(logged)}"
-            ) from error
+    except RuntimeError as error:
         if explanation := explained(error):
             raise CourseError(explanation) from error
         raise

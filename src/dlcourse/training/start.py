@@ -82,7 +82,7 @@ def log_start(
 
 
 def log_data(run: Run, topic: Topic, data: SplitData, evaluations: Mapping[Split, Evaluation]) -> None:
-    """Log the data sets and the fingerprint of data that is not in memory, by the rows that were evaluated."""
+    """Log the data sets of data that is not in memory, by the rows that were evaluated."""
     inputs, targets = data.baseline_rows()
     datasets: dict[Split, Dataset] = {
         "train": Dataset(topic.name, digest_of(inputs, targets), data.origin, data.num_rows("train") or len(targets))
