@@ -322,8 +322,10 @@ def test_a_process_that_ends_fails_the_run(
     assert status != 0
     assert "ended" not in output.split()
     assert order == "die" or "ValueError: no more of this" in output
-    is_marked = stored_status() == "FAILED"
-    assert is_marked or by == "Lightning", "which kills process 0: then the next command marks the run, and names it"
+    status_before = stored_status()
+    is_marked = status_before == "FAILED"
+    # Lightning kills process 0: then the next command marks the run, and names it.
+    assert is_marked or by == "Lightning", status_before
     (run,) = trainings()
     assert run.info.status == "FAILED"
     assert is_marked or [run.data.tags["dlcourse.error"] in line for line in caplog.messages] == [True]

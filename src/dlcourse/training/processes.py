@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, NoReturn
@@ -24,6 +25,8 @@ from dlcourse.training.fit import Plan, run_fit
 from dlcourse.training.hardware import check_devices, choose_accelerator
 from dlcourse.training.trainer import quiet
 
+# torchrun's SIGTERM may come before gloo, in a thread of its own, has seen that the connection is closed.
+LOSS_SECONDS = 3.0
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
 
 
@@ -159,10 +162,13 @@ class Processes:
                 self._part()
 
     def _has_lost_one(self) -> bool:
-        """Whether a process that this one depends on has ended."""
+        """Whether a process that this one depends on has ended; takes `LOSS_SECONDS` if none has."""
+        end = time.monotonic() + LOSS_SECONDS
         try:
-            for other in range(1, self.count) if self.rank == 0 else [0]:
-                distributed.isend(torch.zeros(1), other, self._group)  # nobody receives it; raises if nobody can
+            while time.monotonic() < end:
+                for other in range(1, self.count) if self.rank == 0 else [0]:
+                    distributed.isend(torch.zeros(1), other, self._group)  # nobody receives it; raises if nobody can
+                time.sleep(0.1)
         except RuntimeError:
             return True
         return False
