@@ -391,7 +391,7 @@ def test_a_topic_whose_code_fails_is_one_line(
 
 def test_an_error_that_nobody_foresaw_is_one_line_and_a_file_kept_with_the_run(project: Path, capsys: Capture) -> None:
     assert main(["train", "height-weight", *QUICK]) == 0
-    for outputs in project.rglob("outputs.npy"):
+    for outputs in project.rglob("predictions.npz"):
         outputs.write_bytes(b"damaged")
     assert main(["train", "height-weight", *QUICK, "--name", "unlucky"]) == 1
     lines = capsys.readouterr().err.splitlines()

@@ -17,6 +17,7 @@ from dlcourse.evaluation.baseline_runs import fingerprint_of, measure_baselines
 from dlcourse.evaluation.baselines import Baseline
 from dlcourse.evaluation.comparison import FIGURE, Comparison, plot_curves
 from dlcourse.evaluation.cross_validation import CrossValidation, cross_validate
+from dlcourse.evaluation.predictions import PREDICTIONS, save_predictions
 from dlcourse.evaluation.split_data import SplitData
 from dlcourse.evaluation.tasks import Task, TaskName
 from dlcourse.evaluation.verdict import diverged
@@ -33,7 +34,7 @@ from dlcourse.tracking.run import CONTEXTS, Run
 from dlcourse.tracking.store import Store
 from dlcourse.tracking.views import runs_address
 from dlcourse.training.fit import Fitted, Plan, as_fitted, new_model, remedy, run_fit
-from dlcourse.training.hardware import choose_accelerator
+from dlcourse.training.hardware import choose_accelerator, described
 from dlcourse.training.processes import Processes, as_launched, check_one_process
 from dlcourse.training.request import resolve, settings_of_objects, topic_of
 from dlcourse.training.resume import prepare_resume
@@ -262,10 +263,18 @@ def _conclude(run: Run, topic: Topic, fitted: Fitted) -> Result:
         baselines, baseline_runs = measure_baselines(run, topic, data, task, evaluation)
         assessment = judge_model(topic, fitted.model, task, data, evaluations, baselines, run.history, fitted.epoch)
         metrics, verdict = final_metrics(task, assessment), assessment.verdict
+        with run.attempt(PREDICTIONS):
+            save_predictions(run.path(PREDICTIONS), task, data, evaluations)
 
     metrics |= {"best_epoch": float(fitted.epoch), "fit_seconds": fitted.seconds} if fitted.epochs else {}
     overfitting = fitted.overfitting if assessment else None
-    run.set_tags({"verdict": verdict.text, "overfitting": str(overfitting or "not measured")})
+    run.set_tags(
+        {
+            "verdict": verdict.text,
+            "overfitting": str(overfitting or "not measured"),
+            "dlcourse.hardware": described(fitted.trainer),
+        }
+    )
     run.log_metrics(metrics)
     answers = answer_questions(run, fitted) if assessment else {}
     draw_figures(run, topic, fitted, assessment)

@@ -94,7 +94,7 @@ class TestBaselines:
         assert len(baselines) == 3
         for run in baselines:
             artifacts = finished.store.client.list_artifacts(run.info.run_id)
-            assert [each.path for each in artifacts] == ["outputs.npy"]
+            assert [each.path for each in artifacts] == ["predictions.npz"]
             assert run.outputs is None or not run.outputs.model_outputs
             assert run.info.status == "FINISHED"
 
@@ -119,6 +119,7 @@ class TestTrackingServer:
             "checkpoints",
             "environment.txt",
             "figures",
+            "predictions.npz",
             "settings.yaml",
         }
         assert len(runs("baseline")) == 3

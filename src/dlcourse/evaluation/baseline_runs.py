@@ -2,14 +2,12 @@
 
 from contextlib import suppress
 
-import numpy as np
-import torch
-
 from dlcourse.data.rows import digest_of
 from dlcourse.evaluation import baselines
 from dlcourse.evaluation.assessment import fit_baselines
 from dlcourse.evaluation.evaluate import evaluate_outputs
 from dlcourse.evaluation.evaluation import Evaluation
+from dlcourse.evaluation.predictions import PREDICTIONS, read_values, save_predictions
 from dlcourse.evaluation.split_data import SplitData
 from dlcourse.evaluation.tasks import Task
 from dlcourse.topics import Topic
@@ -47,8 +45,9 @@ def measure_baselines(
                 known = store.baselines(topic.name, *key.values())
         versions = {name: baselines.version(each) for name, each in topic.baselines.items()}
         for name, version in versions.items():
-            if stored := known.get((name, version)):
-                outputs = torch.from_numpy(np.load(store.files_of(stored) / "outputs.npy"))
+            stored = known.get((name, version))
+            if stored and (file := store.file_of(stored, PREDICTIONS)):
+                outputs = read_values(file, f"{split}_outputs")
                 measured[name] = evaluate_outputs(task, split, outputs, evaluation.targets)
                 run_ids[name] = stored.info.run_id
         missing = {name: each for name, each in topic.baselines.items() if name not in measured}
@@ -63,8 +62,8 @@ def measure_baselines(
             }
             with store.start_run(topic.name, f"baseline: {name}", tags, within=run) as part:
                 part.log_metrics(fitted.finals)
-                with part.attempt("outputs.npy"):
-                    np.save(part.path("outputs.npy"), fitted.outputs.numpy())
+                with part.attempt(PREDICTIONS):
+                    save_predictions(part.path(PREDICTIONS), task, data, {split: fitted}, exactly=True)
             run_ids[name] = part.run_id
     names = [name for name in topic.baselines if name in measured]
     return {name: measured[name] for name in names}, {name: run_ids[name] for name in names if run_ids[name]}

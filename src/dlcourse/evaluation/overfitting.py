@@ -11,6 +11,8 @@ LEAST_FALL = 0.1
 STANDARD_ERRORS = 0.5
 """and the rise must be this many standard errors of the paired differences of the validation rows' losses."""
 
+_GAP = "gap of validation to training loss "
+
 
 @dataclass(frozen=True)
 class Overfitting:
@@ -31,11 +33,17 @@ class Overfitting:
     gap: float
 
     def __str__(self) -> str:
-        gap = f"gap of validation to training loss {self.gap:.3g}"
+        gap = f"{_GAP}{self.gap:.3g}"
         if self.epoch is None:
             return f"none seen; {gap}"
         rise = f"validation loss rose by {self.rise:.0%} ({self.standard_errors:.2g} standard errors)"
         return f"from epoch {self.epoch} on {rise} while training loss fell by {self.fall:.0%}; {gap}"
+
+
+def gap_of(text: str) -> float | None:
+    """The gap in the text of an `Overfitting`, such as a run's tag; None if there is none in it."""
+    _, has_gap, number = text.partition(_GAP)
+    return float(number) if has_gap else None
 
 
 @dataclass

@@ -173,6 +173,19 @@ class Store:
 
     def files_of(self, run: StoredRun) -> Path:
         """A folder with the run's artifacts: the original on this disk, else a copy, deleted when the process ends."""
+        if folder := self._folder_here(run):
+            return folder
+        return Path(self.client.download_artifacts(run.info.run_id, "", _temporary_folder(run)))
+
+    def file_of(self, run: StoredRun, name: str) -> Path | None:
+        """One of the run's artifacts, as `files_of` has them; None if the run has no such file."""
+        if folder := self._folder_here(run):
+            return folder / name if (folder / name).is_file() else None
+        if name not in [each.path for each in self.client.list_artifacts(run.info.run_id)]:
+            return None
+        return Path(self.client.download_artifacts(run.info.run_id, name, _temporary_folder(run)))
+
+    def _folder_here(self, run: StoredRun) -> Path | None:
         candidates = []
         if self.folder and (location := relocation.here(run.info.artifact_uri, self.folder)):
             candidates.append(relocation.path_of(location))
@@ -180,12 +193,7 @@ class Store:
             candidates.append(relocation.path_of(run.info.artifact_uri))
         if process_of(run)[0] == socket.gethostname() and "dlcourse.folder" in run.data.tags:
             candidates.append(Path(run.data.tags["dlcourse.folder"]))
-        for folder in candidates:
-            if folder.is_dir():
-                return folder
-        copy = tempfile.mkdtemp(prefix=f"dlcourse-{run.info.run_id}-")
-        atexit.register(shutil.rmtree, copy, ignore_errors=True)
-        return Path(self.client.download_artifacts(run.info.run_id, "", copy))
+        return next((folder for folder in candidates if folder.is_dir()), None)
 
     @contextmanager
     def lock(self, purpose: str) -> Iterator[None]:
@@ -195,6 +203,12 @@ class Store:
                 with suppress(OSError):  # a full disk; at worst something is then made twice
                     stack.enter_context(FileLock(self.folder / f"{purpose}.lock"))
             yield
+
+
+def _temporary_folder(run: StoredRun) -> str:
+    folder = tempfile.mkdtemp(prefix=f"dlcourse-{run.info.run_id}-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def process_of(run: StoredRun) -> tuple[str, str]:

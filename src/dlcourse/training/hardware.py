@@ -5,6 +5,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import lightning as L
 import torch
 from lightning.pytorch.strategies import Strategy, StrategyRegistry
 
@@ -74,6 +75,13 @@ def choose_precision(wanted: Precision, accelerator: str) -> Any:
     if fallback:
         log.warning("--trainer.precision %s is not to be had on this %s: using %s", wanted, accelerator, fallback)
     return fallback or wanted
+
+
+def described(trainer: L.Trainer) -> str:
+    """What a Trainer computes on, as text: device and precision, which results depend on in their last digits."""
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return f"{device.type} ({name}), {trainer.precision}"
 
 
 def _cpu_has_bf16() -> bool:

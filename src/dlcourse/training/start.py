@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning as L
 from torch import Tensor
 
-from dlcourse import topics
+from dlcourse import __version__, topics
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import SPLIT_NAMES, SPLITS, Split, digest_of
 from dlcourse.errors import CourseError, SettingsError
@@ -77,6 +77,7 @@ def log_start(
             for split, rows in (data.splits if splits is None else splits).items()
             if len(rows)
         }
+    run.set_tags({"dlcourse.version": __version__})
     run.log_start(params=settings.flat(), settings=settings.as_yaml(), datasets=datasets)
     log.info("%s: %s; run %s", topic.name, rows_text(data) if datasets else data.origin, run.run_id)
 
