@@ -37,7 +37,7 @@ def test_commands_can_be_taken(command: str) -> None:
     parser.add_command({"train": train, "compare": compare, "overfit": overfit}[verb])
     values = parser.parse_flags(words)
     groups = [values.get(group) for group in ("data", "model", "trainer", "seed")]
-    for experiment in values.get("files") or values["config"]:
+    for experiment in values.get("runs") or values["config"]:
         resolve(topic, experiment, *groups)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,46 +11,49 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from dlcourse.data.datamodule import CourseData
+from dlcourse import topics
 from dlcourse.errors import CourseError, SettingsError, suggestion
-from dlcourse.evaluation.assessment import Assessment, evaluate_splits, final_metrics, judge_model
-from dlcourse.evaluation.baseline_runs import fingerprint_of, measure_baselines
 from dlcourse.evaluation.baselines import Baseline
-from dlcourse.evaluation.comparison import FIGURE, Comparison, plot_curves
-from dlcourse.evaluation.cross_validation import CrossValidation, cross_validate
-from dlcourse.evaluation.predictions import PREDICTIONS, save_predictions
+from dlcourse.evaluation.comparison import Comparison, compare_candidates, figure_of
+from dlcourse.evaluation.conclude import conclude
+from dlcourse.evaluation.repeated import Repeated, cross_validate, train_seeds
 from dlcourse.evaluation.split_data import SplitData
+from dlcourse.evaluation.stored import (
+    Candidate,
+    by_settings,
+    candidate,
+    chosen_runs,
+    is_same,
+    trainings,
+    with_different_names,
+)
 from dlcourse.evaluation.tasks import Task, TaskName
-from dlcourse.evaluation.verdict import diverged
-from dlcourse.export.model import ModelPage, export_model
 from dlcourse.models.base import CourseModel
-from dlcourse.reporting.note import MOST_PIXELS, headline, note_of, run_page
+from dlcourse.reporting.note import MOST_PIXELS, picture
 from dlcourse.reporting.pages import prepare_pages
-from dlcourse.reporting.report import answer_questions, draw_figures
 from dlcourse.reporting.result import Result
-from dlcourse.settings import PositiveInt, Seed
+from dlcourse.settings import NonNegativeFloat, PositiveInt, Seed
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
-from dlcourse.tracking.run import CONTEXTS, Run
-from dlcourse.tracking.store import Store
-from dlcourse.tracking.views import runs_address
-from dlcourse.training.fit import Fitted, Plan, as_fitted, new_model, remedy, run_fit
-from dlcourse.training.hardware import choose_accelerator, described
+from dlcourse.tracking.store import Store, StoredRun
+from dlcourse.training.fit import Plan, as_fitted, new_model, run_fit
+from dlcourse.training.hardware import choose_accelerator
 from dlcourse.training.processes import Processes, as_launched, check_one_process
-from dlcourse.training.request import resolve, settings_of_objects, topic_of
+from dlcourse.training.request import Request, experiments_of, resolve, settings_of_objects, topic_of
 from dlcourse.training.resume import prepare_resume
 from dlcourse.training.start import (
     as_split_data,
     check_in_memory,
     load_data,
     load_initial_weights,
-    log_data,
     log_start,
     resume_run,
     settings_of,
 )
 
 log = logging.getLogger(__name__)
+
+FIGURE = "figures/comparison.png"
 
 
 def train(
@@ -64,9 +68,10 @@ def train(
     refit: bool = False,
     resume: str | None = None,
     init_from: str | None = None,
+    seeds: PositiveInt | None = None,
     folds: PositiveInt | None = None,
     repeats: PositiveInt = 1,
-) -> Result | CrossValidation:
+) -> Result | Repeated:
     """Train a topic's model, evaluate it, compare it with its baselines, and save everything as a run.
 
     Args:
@@ -82,11 +87,12 @@ def train(
         refit: After choosing the epoch on validation rows, train again on training and validation rows together.
         resume: Id or name of an interrupted run to continue, as a new run.
         init_from: Id or name of a run whose weights to start from, as far as their shapes fit (fine-tuning).
+        seeds: Train with this number of consecutive seeds, the first of which is ``seed``, for a mean and its interval.
         folds: Cross-validate with this number of folds, each of which is the test set once.
         repeats: How often to repeat the cross-validation with new folds, for a more precise estimate.
 
     Returns:
-        The result of the run, or of the cross-validation if there are folds.
+        The result of the run, or of all trainings if there are seeds or folds.
 
     Raises:
         SettingsError: A setting is unknown, of the wrong type or out of range.
@@ -94,8 +100,10 @@ def train(
     """
     if repeats > 1 and not folds:
         raise SettingsError(f"--repeats {repeats} repeats a cross-validation with new folds: add --folds")
-    if folds and (refit or resume or init_from):
-        raise SettingsError("--folds cannot be combined with --refit, --resume or --init_from: each fold trains anew")
+    if (repeated := "--folds" * bool(folds) or "--seeds" * bool(seeds)) and (refit or resume or init_from):
+        raise SettingsError(f"{repeated} cannot be combined with --refit, --resume or --init_from: each trains anew")
+    if folds and seeds:
+        raise SettingsError("--folds and --seeds cannot be combined: --repeats repeats the folds")
     if resume:
         if config:
             raise SettingsError("--resume takes its settings from the run that it continues: leave --config out")
@@ -103,6 +111,20 @@ def train(
     request = resolve(topic, config, data, model, trainer, seed)
     if folds:
         return cross_validate(request, folds, repeats, name)
+    if seeds:
+        return train_seeds(request, seeds, name)
+    return _train(request, name=name, refit=refit, resume=resume, init_from=init_from)
+
+
+def _train(
+    request: Request,
+    *,
+    name: str | None = None,
+    refit: bool = False,
+    resume: str | None = None,
+    init_from: str | None = None,
+) -> Result:
+    """A single training, with settings that are resolved; the arguments are those of `train`."""
     topic = request.topic
     settings = dataclasses.replace(request.settings, trainer=as_launched(request.settings.trainer))
     processes = Processes(settings.trainer)
@@ -210,7 +232,7 @@ def evaluate_module(
     prepare_pages(store, topic)
     with store.start_run(topic.name, name, {"dlcourse.kind": "training", "experiment": name}) as run:
         log_start(run, topic, data, settings)
-        return _conclude(run, topic, as_fitted(topic, module, data, settings))
+        return conclude(run, topic, as_fitted(topic, module, data, settings))
 
 
 def _run(
@@ -243,75 +265,7 @@ def _run(
         resumed = prepare_resume(plan.resumed, folder) if plan.resumed else None
         with processes.together():
             fitted = run_fit(dataclasses.replace(plan, folder=folder, resumed=resumed), data, module, run)
-        return _conclude(run, topic, fitted)
-
-
-def _conclude(run: Run, topic: Topic, fitted: Fitted) -> Result:
-    """From a trained model to the result: evaluation, baselines, verdict, figures, export and report."""
-    task, data, divergence = fitted.task, fitted.data, fitted.divergence
-    assessment: Assessment | None = None
-    metrics, baseline_runs = dict[str, float](), dict[str, str]()
-    if divergence.epoch is not None:
-        verdict = diverged(divergence.epoch, divergence.loss, remedy(fitted))
-        run.fail(f"diverged: {verdict.advice}")
-    else:
-        evaluations = evaluate_splits(fitted.trainer, fitted.model, task, data)
-        evaluation = evaluations[data.eval_split]
-        if not data.fingerprint:
-            log_data(run, topic, data, evaluations)
-            run.set_tags({"dlcourse.split": fingerprint_of(data, evaluation)})
-        baselines, baseline_runs = measure_baselines(run, topic, data, task, evaluation)
-        assessment = judge_model(topic, fitted.model, task, data, evaluations, baselines, run.history, fitted.epoch)
-        metrics, verdict = final_metrics(task, assessment), assessment.verdict
-        with run.attempt(PREDICTIONS):
-            save_predictions(run.path(PREDICTIONS), task, data, evaluations)
-
-    metrics |= {"best_epoch": float(fitted.epoch), "fit_seconds": fitted.seconds} if fitted.epochs else {}
-    overfitting = fitted.overfitting if assessment else None
-    run.set_tags(
-        {
-            "verdict": verdict.text,
-            "overfitting": str(overfitting or "not measured"),
-            "dlcourse.hardware": described(fitted.trainer),
-        }
-    )
-    run.log_metrics(metrics)
-    answers = answer_questions(run, fitted) if assessment else {}
-    draw_figures(run, topic, fitted, assessment)
-    pages = {baseline: run_page(run.experiment_id, run_id) for baseline, run_id in baseline_runs.items()}
-    lines = headline(verdict, task.primary_metric, assessment, fitted.overfitting, pages)
-    exported = None
-    if assessment:
-        evaluation = assessment.evaluation
-        page = ModelPage(
-            description="<br>".join(lines),
-            metrics=list(evaluation.finals),
-            dataset=f"{topic.name} ({CONTEXTS[evaluation.split]})",
-            digest=data.digest(data.splits[evaluation.split]) if isinstance(data, CourseData) else evaluation.digest,
-        )
-        exported = export_model(run, fitted.model, task, data.example_inputs(), fitted.epoch, page)
-    result = Result(
-        topic=topic.name,
-        run_id=run.run_id,
-        run_name=run.name,
-        store=run.store.shown,
-        view=runs_address(run.store, run.experiment_id) if run.store.uri.startswith("http") else "",
-        metrics=metrics,
-        verdict=verdict,
-        primary_metric=task.primary_metric,
-        baseline_runs=baseline_runs,
-        answers=answers,
-        checkpoint=str(fitted.checkpoint) if assessment and fitted.checkpoint else None,
-        model_uri=exported.uri if exported else None,
-        overfitting=fitted.overfitting,
-        lost=run.lost,
-        history={key: list(points) for key, points in run.history.items()},
-        fitted=fitted,
-        assessment=assessment,
-        exported=exported,
-    )
-    run.set_tags({"mlflow.note.content": note_of(run, topic, result, lines)})
-    return result
+        return conclude(run, topic, fitted)
 
 
 def _monitor(topic: Topic, module: L.LightningModule, data: SplitData) -> str | None:
@@ -326,63 +280,133 @@ def _monitor(topic: Topic, module: L.LightningModule, data: SplitData) -> str | 
 
 def compare(
     topic: str | Topic,
-    files: Sequence[str | Path],
+    runs: Sequence[str | Path] = (),
     *,
+    filter: str | None = None,
+    last: PositiveInt | None = None,
     seeds: PositiveInt = 1,
+    metric: str | None = None,
+    margin: NonNegativeFloat | None = None,
+    plot: Path | None = None,
+    csv: Path | None = None,
     data: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
     trainer: Mapping[str, Any] | None = None,
     seed: Seed | None = None,
     refit: bool = False,
 ) -> Comparison:
-    """Train experiments one after another, and compare them in one table and one figure.
+    """Compare runs of the store in one table, and say of each whether it is better than the best, and how sure that is.
 
-    The comparison is a separate run, with the table as its note. Each training is a run as well.
+    An experiment stands for its runs with each seed; those that are missing are trained. Without ``runs`` all trainings
+    of the topic are compared. A comparison of experiments is a run as well, with the table as its note.
 
     Args:
-        topic: A topic's name, or your own `Topic`.
-        files: At least two YAML files, or names of the topic's experiments.
-        seeds: Number of consecutive seeds to train each with, the first of which is ``seed``, else the file's, else 0.
-        data: Settings of the topic's data. They override those of every file.
+        topic: A topic's name, or your own `Topic`; or the name of an experiment of `train_module`.
+        runs: YAML files or names of the topic's experiments, and names or ids of runs.
+        filter: Compare the trainings that this condition in MLflow's syntax is true of.
+        last: Compare the newest trainings, this number of them.
+        seeds: Number of consecutive seeds that each experiment needs, the first of which is ``seed``, else the file's,
+            else 0. What is in the store already, with the same settings, data and version, is not trained again.
+        metric: The metric, by default the topic's primary one.
+        margin: The smallest difference that is worth having, by default a point of accuracy, or 1 % of the best loss.
+        plot: A file for the figure: curves, and differences with their intervals.
+        csv: A file for the table.
+        data: Settings of the topic's data. They override those of every experiment.
         model: Settings of the topic's model.
         trainer: Settings of the Trainer.
         seed: The first seed.
-        refit: Train each again on training and validation rows together.
+        refit: Train each experiment again on training and validation rows together.
 
     Raises:
-        SettingsError: There are fewer than two files, or a setting is invalid.
+        SettingsError: A setting is invalid, or there is no such metric or experiment.
+        CourseError: There is no such run, or nothing to compare.
     """
-    names = [Path(file).stem for file in files]
-    if len(files) < 2:
-        raise SettingsError(f"compare needs at least two experiments, not {len(files)}")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise SettingsError(f"two experiments are called {twice[0]}: give each a different name")
-    # All settings are checked before anything is trained.
-    requests = [resolve(topic, file, data, model, trainer, seed) for file in files]
-    for file, request in zip(files, requests, strict=True):
-        resolve(topic, file, data, model, trainer, request.settings.seed + seeds - 1)
+    store, known = open_store(), _known_topic(topic)
+    name = known.name if known else str(topic)
+    if known is None and store.client.get_experiment_by_name(name) is None:
+        topics.check_name(name)  # raises
+    experiments = experiments_of(known) if known else {}
+    files = [each for each in runs if Path(each).is_file() or str(each) in experiments]
+    if not files and (seeds > 1 or refit or data or model or trainer or seed is not None):
+        raise SettingsError("--seeds and settings are for experiments, not for runs: name a YAML file or an experiment")
+    for flag, file in (("plot", plot), ("csv", csv)):
+        if file and not file.absolute().parent.is_dir():
+            raise SettingsError(f"--{flag} {file}: there is no folder {file.parent}")
+    requests = {}
+    for each in files:
+        assert known
+        request = resolve(known, each, data, model, trainer, seed)
+        resolve(known, each, data, model, trainer, request.settings.seed + seeds - 1)
         check_one_process(request.settings.trainer, "compare")
-    topic = requests[0].topic
-    tags = {"dlcourse.kind": "comparison"}
-    with open_store().start_run(topic.name, f"compare: {', '.join(names)}"[:120], tags) as run:
-        results: dict[str, list[Result]] = {}
-        for name, file, request in zip(names, files, requests, strict=True):
-            numbers = range(request.settings.seed, request.settings.seed + seeds)
-            log.info("-- %s, seed%s %s", name, "s" * (seeds > 1), ", ".join(map(str, numbers)))
-            results[name] = []
-            for number in numbers:
-                finished = [f"{each.run_name} ({each.run_id})" for trained in results.values() for each in trained]
-                run.advice = "; these trainings are finished and saved: ".join(
-                    ["start the command again", *([", ".join(finished)] if finished else [])]
-                )
-                result = train(topic, config=file, data=data, model=model, trainer=trainer, seed=number, refit=refit)
-                assert isinstance(result, Result)  # not a CrossValidation: no folds
-                results[name].append(result)
-        comparison = Comparison(topic.name, run.run_id, results, run.lost)
-        with run.attempt(FIGURE):
-            figure = plot_curves(results)
-            figure.savefig(run.path(FIGURE), dpi=MOST_PIXELS / figure.get_figwidth())
-        with run.attempt("comparison.txt"):
-            run.path("comparison.txt").write_text(f"{comparison}\n", encoding="utf-8")
-        run.set_tags({"mlflow.note.content": comparison.note(run)})
+        if Path(each).stem in requests:
+            raise SettingsError(f"two experiments are called {Path(each).stem}: give each a different name")
+        requests[Path(each).stem] = request
+    experiment_id = store.experiment(name)
+    candidates = chosen_runs(store, name, [str(each) for each in runs if each not in files])
+    if filter or last or not runs:
+        candidates += by_settings(trainings(store, experiment_id, filter or "", last))
+    if not candidates and not requests:
+        which = f"that match --filter {filter}" if filter else "yet"
+        raise CourseError(f"{name} has no trainings {which} in {store.shown}: train one with dlcourse train")
+    without_outputs = _metrics_of(known) if known else ("loss", {"loss": False})
+    with ExitStack() as stack:
+        run = None
+        if requests:
+            title = f"compare: {', '.join([*requests, *(each.name for each in candidates)])}"[:120]
+            run = stack.enter_context(store.start_run(name, title, {"dlcourse.kind": "comparison"}))
+            run.advice = "start the command again: trainings that are finished are not trained again"
+        of_experiments = [
+            _with_seeds(store, request, experiment, seeds, refit) for experiment, request in requests.items()
+        ]
+        comparison = compare_candidates(
+            store, name, experiment_id, with_different_names([*of_experiments, *candidates]), metric, margin,
+            without_outputs,
+        )  # fmt: skip
+        if run or plot:
+            figure = figure_of(store, comparison)
+            dpi = MOST_PIXELS / figure.get_figwidth()
+        if plot:
+            figure.savefig(plot, dpi=2 * dpi)
+        if csv:
+            csv.write_text(comparison.as_csv(), encoding="utf-8")
+        if run:
+            comparison = dataclasses.replace(comparison, run_id=run.run_id, lost=run.lost)
+            with run.attempt(FIGURE):
+                figure.savefig(run.path(FIGURE), dpi=dpi)
+            run.log_text("comparison.txt", f"{comparison}\n")
+            run.log_text("comparison.csv", comparison.as_csv())
+            note = f"{comparison.note(run.experiment_id)}\n\n{picture(run, FIGURE)}"
+            run.set_tags({"mlflow.note.content": note})
     return comparison
+
+
+def _known_topic(topic: str | Topic) -> Topic | None:
+    """The topic; None if the name is not one of a topic."""
+    if isinstance(topic, Topic):
+        return topic
+    return topics.find(topic) if topic in topics.titles() else None
+
+
+def _metrics_of(topic: Topic) -> tuple[str, dict[str, bool]]:
+    """The topic's primary metric, and whether higher values of it are better."""
+    task = topic.task or topic.model
+    primary = getattr(task, "primary_metric", "loss")
+    return primary, {primary: primary not in getattr(task, "lower_is_better", {"loss"})}
+
+
+def _with_seeds(store: Store, request: Request, name: str, seeds: int, refit: bool) -> Candidate:
+    """The runs of an experiment, from the store, and trained now for those of the seeds that it has none for."""
+    rows, settings = load_data(request.topic, request.settings)
+    by_seed: dict[str, list[StoredRun]] = {}
+    for run in trainings(store, store.experiment(request.topic.name), "attributes.status = 'FINISHED'"):
+        if is_same(run, settings.flat(), rows.fingerprint, refit):
+            by_seed.setdefault(run.data.params["seed"], []).append(run)
+    wanted = [str(request.settings.seed + place) for place in range(seeds)]
+    missing = [number for number in wanted if number not in by_seed]
+    told = {"from the store": list(by_seed), "to be trained": missing}
+    log.info("%s: %s", name, "; ".join(f"seed {', '.join(each)} {what}" for what, each in told.items() if each))
+    for number in missing:
+        one = dataclasses.replace(request, settings=dataclasses.replace(request.settings, seed=int(number)))
+        result = _train(one, refit=refit)
+        by_seed[number] = [store.client.get_run(result.run_id)]
+    return candidate(by_seed, name)

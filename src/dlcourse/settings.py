@@ -97,11 +97,12 @@ class SettingsParser:
         self.optional.append(name)
 
     def add_command(self, function: Callable[..., Any]) -> None:
-        """Add a verb's own arguments: keywords of its function that are not settings, and ``files`` without a flag."""
+        """Add a verb's own arguments: keywords of its function that are not settings, and ``runs`` without a flag."""
         names = inspect.signature(function).parameters
         positional = [name for name, each in names.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
-        if "files" in names:
-            self.parser.add_argument("files", nargs="*", help="YAML files, or names of the topic's experiments.")
+        if "runs" in names:
+            described = "YAML files or names of the topic's experiments, and names or ids of runs."
+            self.parser.add_argument("runs", nargs="*", help=described)
         if "trainer" in names:
             self.parser.add_argument("--print_config", action="store_true", help="Print the settings and exit.")
         if "config" in names:

@@ -1,127 +1,474 @@
-"""Compare experiments, each trained with the same number of seeds, in one table and one figure."""
+"""Which is better, and is it real: stored runs in one table, with one sentence for each pair that matters."""
 
+import csv
+import dataclasses
+import io
 import math
-import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from dlcourse.data.rows import SPLIT_NAMES, Split
-from dlcourse.reporting.note import link, picture, run_page, table
-from dlcourse.reporting.result import Result
-from dlcourse.tracking.run import Run
+from dlcourse.errors import SettingsError, suggestion
+from dlcourse.evaluation.differences import (
+    Answer,
+    Estimate,
+    compare_models,
+    compare_settings,
+    holm,
+    mean_over_seeds,
+    sentence,
+)
+from dlcourse.evaluation.evaluation import final_name
+from dlcourse.evaluation.intervals import are_shares
+from dlcourse.evaluation.overfitting import gap_of
+from dlcourse.evaluation.stored import Candidate, Outputs, baselines_of
+from dlcourse.reporting.comparison_figure import MOST_CURVES, draw_comparison
+from dlcourse.reporting.note import link, run_page, table
+from dlcourse.tracking.store import Store, StoredRun
 
-FIGURE = "figures/comparison.png"
+MARGIN_OF_SHARES, MARGIN_OF_OTHERS = 0.01, 0.01
+"""What is worth having: a point of accuracy, or a hundredth of the best loss."""
+MOST_SENTENCES = 10
+"""Sentences of each kind that are printed; all are in the JSON."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is told of a candidate. Figures are those of the kept weights; an interval is NaN where it is not known.
+
+    Attributes:
+        name: Its name.
+        settings: Those of its settings that differ between the rows of the table.
+        seeds: The number of seeds, each trained once; 0 for a baseline.
+        val: The metric on validation rows, as a mean over the seeds.
+        test: The metric on test rows, or on what the verdict is based on.
+        gap: Validation loss minus training loss, as the overfitting monitor measured it.
+        overfitting: How many of the seeds overfit.
+        best_epoch: The mean of the seeds, as of the following.
+        seconds: Of the fit.
+        samples_per_second: In the last epoch.
+        hardware: Device and precision.
+        commit: The beginning of the commit, with a + where files differed from it.
+        runs: The ids of the runs.
+        problem: Why figures are missing.
+    """
+
+    name: str
+    settings: dict[str, str]
+    seeds: int
+    val: Estimate | None
+    test: Estimate | None
+    gap: float | None
+    overfitting: str
+    best_epoch: float | None
+    seconds: float | None
+    samples_per_second: float | None
+    hardware: str
+    commit: str
+    runs: list[str]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two candidates, the answer to which of them is better, and that answer as a sentence."""
+
+    name: str
+    other: str
+    answer: Answer
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Candidates on the same rows, the best on validation rows first, then the baselines.
+
+    Attributes:
+        reason: What distinguishes these rows from those of the first table; empty for that one.
+        eval_split: The split of ``test`` in the rows.
+        ranked_by: What the rows are ranked by, in words.
+        rows: The rows.
+        pairs: Each against the best, then each against the best baseline.
+        problem: Why there are no pairs, if there are none.
+    """
+
+    reason: str
+    eval_split: Split
+    ranked_by: str
+    rows: list[Row]
+    baselines: list[Row]
+    pairs: list[Pair]
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results by experiment, one per seed. ``lost`` maps whatever is not in the store to the reason."""
+    """A comparison, a table for each set of rows. ``lost`` maps whatever is not in the store to the reason."""
 
     topic: str
-    run_id: str
-    results: dict[str, list[Result]]
+    metric: str
+    higher_is_better: bool
+    tables: list[Table]
+    run_id: str = ""
     lost: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        lines = self.lines
-        widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([*(line.rstrip() for line in table), self.order])
-
-    @property
-    def lines(self) -> list[list[str]]:
-        """The table: its head, and a line for each experiment, the best first."""
-        metric, split = _chosen_by(self.results)
-        seeds = len(next(iter(self.results.values())))
-        choice = f"{SPLIT_NAMES[split]} {metric}"
-        head = ["experiment", choice, f"spread of {seeds} seeds", f"test {metric}", "training loss", "verdict"]
-        ranked = sorted(self.results.items(), key=lambda pair: _rank(pair[1], metric, split))
-        return [head, *([name, *_cells(results, metric, split)] for name, results in ranked)]
-
-    @property
-    def order(self) -> str:
-        """What the experiments are ranked by."""
-        metric, split = _chosen_by(self.results)
-        return f"ranked by {SPLIT_NAMES[split]} {metric}, the mean over the seeds"
-
-    def note(self, run: Run) -> str:
-        """The description of its run in Markdown: the table, with a link to each training, and the curves."""
-        head, *lines = self.lines
-        summary = f"**{lines[0][0]}** is first, {self.order}"
-        for line in lines:
-            pages = [run_page(run.experiment_id, each.run_id) for each in self.results[line[0]]]
-            numbers = [link(str(number), page) for number, page in enumerate(pages, start=1)]
-            line[0] = link(line[0], pages[0]) if len(pages) == 1 else f"{line[0]} ({' '.join(numbers)})"
-        return "\n\n".join([summary, table(head, lines), picture(run, FIGURE)])
 
     @property
     def ok(self) -> bool:
         """Whether everything is in the store."""
-        return not self.lost and not any(each.lost for results in self.results.values() for each in results)
+        return not self.lost
+
+    @property
+    def card(self) -> str:
+        """Tables and sentences as text."""
+        return "\n\n".join(self._as_text(each) for each in self.tables)
+
+    def __str__(self) -> str:
+        return self.card
+
+    def _as_text(self, each: Table) -> str:
+        head, *lines = cells(each, self.metric)
+        # What is the same in all rows, such as the device, is told once below.
+        common = [place for place in range(2, len(head)) if len({line[place] for line in lines}) == 1]
+        kept = [place for place in range(len(head)) if place not in common]
+        widths = [max(len(line[place]) for line in (head, *lines)) for place in kept]
+        text = [
+            "  ".join(line[place].ljust(width) for place, width in zip(kept, widths, strict=True)).rstrip()
+            for line in (head, *lines)
+        ]
+        told = "; ".join(f"{head[place]} {lines[0][place]}" for place in common if lines[0][place])
+        reason = [f"on other rows: {each.reason}"] if each.reason else []
+        under = [f"all: {told}"] if told else []
+        return "\n".join([*reason, *text, *under, each.ranked_by, *sentences(each)])
+
+    def note(self, experiment_id: str) -> str:
+        """The description of its run in Markdown."""
+        parts = []
+        for each in self.tables:
+            head, *lines = cells(each, self.metric)
+            for line, row in zip(lines, (*each.rows, *each.baselines), strict=True):
+                pages = [run_page(experiment_id, run) for run in row.runs]
+                numbers = [link(str(number), page) for number, page in enumerate(pages, start=1)]
+                line[0] = link(line[0], pages[0]) if len(pages) == 1 else f"{line[0]} ({' '.join(numbers)})"
+            first = each.rows[0].name
+            parts += [f"on other rows: {each.reason}"] if each.reason else []
+            parts += [f"**{first}** is first, {each.ranked_by}", table(head, lines)]
+            parts += ["\n".join(f"- {sentence}" for sentence in sentences(each))]
+        return "\n\n".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain types for JSON."""
-        results = {name: [each.as_dict() for each in results] for name, results in self.results.items()}
-        return {"topic": self.topic, "run_id": self.run_id, "results": results, "lost": self.lost}
+        return dataclasses.asdict(self)
+
+    def as_csv(self) -> str:
+        """One line for each row of each table, with a column for each setting that differs anywhere."""
+        every = [(place, row) for place, each in enumerate(self.tables) for row in (*each.rows, *each.baselines)]
+        settings = list(dict.fromkeys(name for _, row in every for name in row.settings))
+        lines = []
+        for place, row in every:
+            plain = dataclasses.asdict(row)
+            line: dict[str, Any] = {"table": place, "name": row.name}
+            line |= {name: row.settings.get(name) for name in settings}
+            for kind in ("val", "test"):
+                estimate = plain.pop(kind) or {}
+                split = self.tables[place].eval_split if kind == "test" else kind
+                key = f"{split}/{self.metric}"
+                line |= {key: estimate.get("mean")}
+                line |= {f"{key}_{end}": estimate.get(end) for end in ("std", "low", "high")}
+            line |= {name: value for name, value in plain.items() if name not in ("settings", "name", "runs")}
+            lines.append(line | {"runs": " ".join(row.runs)})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return text.getvalue()
 
 
-def _chosen_by(results: dict[str, list[Result]]) -> tuple[str, Split]:
-    """The metric and the split that experiments are ranked by.
+def cells(each: Table, metric: str) -> list[list[str]]:
+    """The head and the lines of a table, as text."""
+    head = ["name", f"validation {metric}", f"{SPLIT_NAMES[each.eval_split]} {metric}", "settings", "seeds", "gap"]
+    head += ["overfitting", "best epoch", "seconds", "samples/s", "device", "commit", "problem"]
+    lines = []
+    for row in (*each.rows, *each.baselines):
+        settings = ", ".join(f"{name.partition('.')[2]}={value}" for name, value in row.settings.items())
+        figures = [
+            _figure(row.gap, ".3g"), row.overfitting, _figure(row.best_epoch, ".4g"),
+            _figure(row.seconds, ".3g"), _figure(row.samples_per_second, ".0f"),
+        ]  # fmt: skip
+        seeds = str(row.seeds) if row.seeds else "baseline"
+        estimates = [_interval(row.val), _interval(row.test)]
+        lines.append([row.name, *estimates, settings, seeds, *figures, row.hardware, row.commit, row.problem])
+    if each.eval_split != "test":  # the same column twice, or none of validation rows
+        place = 1 if each.eval_split == "val" or not any(row.val for row in each.rows) else 2
+        head, lines = head[:place] + head[place + 1 :], [line[:place] + line[place + 1 :] for line in lines]
+    return [head, *lines]
 
-    Never the test rows: the validation rows, or the training rows if no experiment has any validation rows.
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _interval(estimate: Estimate | None) -> str:
+    """A mean with its interval, if that is known."""
+    if estimate is None:
+        return ""
+    return f"{estimate.mean:.4g}" if math.isnan(estimate.low) else str(estimate)
+
+
+def sentences(each: Table) -> list[str]:
+    """Those of the pairs, the first `MOST_SENTENCES` against the best and against the baseline."""
+    names = {row.name for row in each.baselines}
+    of_best = [pair.sentence for pair in each.pairs if pair.other not in names]
+    of_baseline = [pair.sentence for pair in each.pairs if pair.other in names]
+    left = sum(max(len(part) - MOST_SENTENCES, 0) for part in (of_best, of_baseline))
+    more = [f"... and {left} more pairs, which --json has"] if left else []
+    return [*of_best[:MOST_SENTENCES], *of_baseline[:MOST_SENTENCES], *more, *([each.problem] if each.problem else [])]
+
+
+def compare_candidates(
+    store: Store,
+    topic: str,
+    experiment_id: str,
+    candidates: Sequence[Candidate],
+    metric: str | None = None,
+    margin: float | None = None,
+    without_outputs: tuple[str, Mapping[str, bool]] = ("loss", {"loss": False}),
+) -> Comparison:
+    """Compare candidates, those on the same rows with each other.
+
+    Args:
+        store: The store.
+        topic: The topic's name.
+        experiment_id: MLflow's id of its experiment.
+        candidates: What to compare; outputs are read of one at a time.
+        metric: The metric, by default the primary one.
+        margin: The smallest difference worth having, by default a point of accuracy, or 1 % of the best loss.
+        without_outputs: The primary metric, and whether higher is better by metric, where no run has kept outputs.
+
+    Raises:
+        SettingsError: No such metric is measured for each row.
     """
-    trained = [each for experiment in results.values() for each in experiment]
-    metric = next((each for each in trained if each.verdict.sentence != "diverged"), trained[0]).primary_metric
-    return metric, "val" if any(f"val/{metric}" in each.history for each in trained) else "train"
+    groups: dict[str, list[Candidate]] = {}
+    for each in candidates:
+        groups.setdefault(each.first.data.tags.get("dlcourse.split", ""), []).append(each)
+    # The rows that most candidates have come first.
+    order = sorted(groups, key=lambda split: -len(groups[split]))
+    known = next((out for split in order for each in groups[split] if (out := Outputs.of(store, each))), None)
+    _, primary, higher = known.metrics() if known else ("test", *without_outputs)
+    metric = metric or primary
+    if metric not in higher:
+        near = suggestion(metric, higher) or f"; there are {', '.join(higher)}"
+        raise SettingsError(f"--metric {metric} is not measured for each row of these runs{near}")
+    first = groups[order[0]][0]
+    tables = [
+        _Comparer(store, experiment_id, metric, higher[metric], margin).table(
+            split, groups[split], _reason(first, groups[split][0]) if place else ""
+        )
+        for place, split in enumerate(order)
+    ]
+    return Comparison(topic, metric, higher[metric], tables)
 
 
-def _figures(results: list[Result], metric: str, split: Split) -> list[float]:
-    """The metric of the kept weights, for each training that did not diverge."""
-    figures = []
-    for each in results:
-        # After a refit the validation rows are training rows: take the value by which the epoch was chosen.
-        if each.assessment is None:
-            continue
-        chosen = dict(each.history.get(f"{split}/{metric}", [])).get(int(each.metrics["best_epoch"]))
-        evaluation = each.assessment.evaluations.get(split)
-        figure = evaluation.metrics[metric] if evaluation else chosen
-        if figure is not None:
-            figures.append(figure)
-    return figures
+def _reason(first: Candidate, other: Candidate) -> str:
+    """Why two candidates have other rows."""
+    params, others = first.first.data.params, other.first.data.params
+    names = sorted({name for name in {**params, **others} if name.startswith("data.")})
+    changed = [name for name in names if params.get(name) != others.get(name)]
+    told = [f"{name} {others.get(name, 'none')}, not {params.get(name, 'none')}" for name in changed]
+    return "; ".join(told) or "the data set has changed, though its settings have not"
 
 
-def _rank(results: list[Result], metric: str, split: Split) -> float:
-    """Sort key, smaller for better experiments; infinite if one of the trainings cannot be ranked."""
-    figures = _figures(results, metric, split)
-    if len(figures) < len(results):
-        return math.inf
-    return statistics.mean(figures) * (1 if metric in results[0].fitted.task.lower_is_better else -1)
+@dataclass(frozen=True)
+class _Measured:
+    """A candidate's row, what it is ranked by (smaller is better), and which of its seeds does best by that."""
+
+    candidate: Candidate
+    row: Row
+    rank: tuple[bool, float]
+    best_seed: int
+    is_compared: bool
 
 
-def _cells(results: list[Result], metric: str, split: Split) -> list[str]:
-    values = _figures(results, metric, split)
-    tested = [each.metrics[f"test/{metric}"] for each in results if f"test/{metric}" in each.metrics]
-    losses = [each.history["train/loss"][-1][1] for each in results if each.history.get("train/loss")]
-    spread = f"{min(values):.4g} to {max(values):.4g}" if values else ""
-    means = [f"{statistics.mean(each):.4g}" if each else "none" for each in (values, tested, losses)]
-    sentences = [each.verdict.sentence for each in results]
-    counts = [(sentences.count(sentence), sentence) for sentence in dict.fromkeys(sentences)]
-    said = "; ".join(sentence if count == len(sentences) else f"{count} x {sentence}" for count, sentence in counts)
-    return [means[0], spread, *means[1:], said]
+@dataclass(frozen=True)
+class _Comparer:
+    store: Store
+    experiment_id: str
+    metric: str
+    higher_is_better: bool
+    margin: float | None
+
+    def table(self, split: str, candidates: Sequence[Candidate], reason: str) -> Table:
+        eval_split = self._eval_split(candidates)
+        differing = _differing(candidates)
+        measured = sorted((self._measure(each, eval_split, differing) for each in candidates), key=lambda one: one.rank)
+        baselines = [
+            self._measure(each, eval_split, []) for each in baselines_of(self.store, self.experiment_id, split)
+        ]
+        baselines = [each for each in baselines if each.row.test]
+        baselines.sort(key=lambda one: self._loss(one.row.test))
+        compared = [each for each in measured if each.is_compared]
+        has_val = any(each.row.val for each in measured)
+        ranked_by = f"ranked by {SPLIT_NAMES['val' if has_val else eval_split]} {self.metric}, the mean over the seeds"
+        pairs, problem = list[Pair](), ""
+        if eval_split == "train":
+            problem = "these are training rows: which is better on other rows is not known"
+        elif compared:
+            pairs = self._pairs(compared, baselines[:1], eval_split)
+        return Table(
+            reason, eval_split, ranked_by, [each.row for each in measured], [each.row for each in baselines], pairs,
+            problem,
+        )  # fmt: skip
+
+    def _eval_split(self, candidates: Sequence[Candidate]) -> Split:
+        """That of the first run with outputs; without any the one that a run has a final metric of."""
+        for each in candidates:
+            if out := Outputs.of(self.store, each):
+                return out.metrics()[0]
+        splits: tuple[Split, ...] = ("test", "val", "train")
+        for split in splits:
+            if any(each.metric(final_name(split, self.metric)) for each in candidates):
+                return split
+        return "test"
+
+    def _loss(self, estimate: Estimate | None) -> float:
+        """The mean, such that smaller is better."""
+        if estimate is None or math.isnan(estimate.mean):
+            return math.inf
+        return -estimate.mean if self.higher_is_better else estimate.mean
+
+    def _measure(self, each: Candidate, eval_split: Split, differing: Sequence[str]) -> _Measured:
+        out = Outputs.of(self.store, each) if each.is_finished else None
+        val, test = (self._estimate(each, out, split) for split in ("val", eval_split))
+        problem = "; ".join(f"seed {seed}: {why}" for seed, why in each.failures.items())
+        if each.is_finished and out is None:
+            problem = "; ".join(filter(None, [problem, "not compared: it has kept no outputs, as before version 0.2"]))
+        ranked = val or (test if eval_split != "test" else None)
+        by_seed = None if out is None else out.values("val" if val else eval_split, self.metric)
+        gains = [0.0] if by_seed is None else (by_seed.mean(1) * (1 if self.higher_is_better else -1)).tolist()
+        row = self._row(each, val, test, differing, problem)
+        return _Measured(
+            each, row, (bool(each.failures), self._loss(ranked)), max(range(len(gains)), key=gains.__getitem__),
+            is_compared=out is not None and out.values(eval_split, self.metric) is not None,
+        )  # fmt: skip
+
+    def _estimate(self, each: Candidate, out: Outputs | None, split: Split) -> Estimate | None:
+        """The metric of the seeds on a split; of runs without outputs from what they have logged."""
+        values = out.values(split, self.metric) if out else None
+        if values is not None:
+            return mean_over_seeds(values)
+        logged = each.metric(final_name(split, self.metric)) if each.is_finished else []
+        if split == "val" and not logged and each.first.data.tags.get("dlcourse.refit"):
+            logged = [value for run in each.runs if (value := self._before_refit(run)) is not None]
+        if not logged:
+            return None
+        return Estimate(sum(logged) / len(logged), math.nan, math.nan, math.nan)
+
+    def _before_refit(self, run: StoredRun) -> float | None:
+        """What the validation rows said in the epoch that was chosen, before they became training rows."""
+        history = self.store.client.get_metric_history(run.info.run_id, f"val/{self.metric}")
+        return {point.step: point.value for point in history}.get(int(run.data.metrics.get("best_epoch", -1)))
+
+    def _row(
+        self, each: Candidate, val: Estimate | None, test: Estimate | None, differing: Sequence[str], problem: str
+    ) -> Row:
+        is_baseline = each.first.data.tags.get("dlcourse.kind") == "baseline"
+        texts = [run.data.tags.get("overfitting", "") for run in each.runs]
+        seen = sum(text.startswith("from epoch") for text in texts)
+        gaps = [gap for text in texts if (gap := gap_of(text)) is not None]
+        overfitting = "" if not gaps else f"{seen} of {len(texts)}" if len(texts) > 1 else "yes" if seen else "no"
+        commits = list(dict.fromkeys(_commit(run) for run in each.runs))
+        return Row(
+            name=each.name,
+            settings={name: each.first.data.params.get(name, "") for name in differing},
+            seeds=0 if is_baseline or not each.is_finished else len(each.runs),
+            val=val,
+            test=test,
+            gap=_mean(gaps),
+            overfitting=overfitting,
+            best_epoch=_mean(each.metric("best_epoch")),
+            seconds=_mean(each.metric("fit_seconds")),
+            samples_per_second=_mean(each.metric("samples_per_second")),
+            hardware=" and ".join(filter(None, each.tag("dlcourse.hardware"))),
+            commit=commits[0] if len(commits) == 1 else f"{len(commits)} commits",
+            runs=[run.info.run_id for run in each.runs],
+            problem=problem,
+        )
+
+    def _pairs(self, compared: Sequence[_Measured], baselines: Sequence[_Measured], split: Split) -> list[Pair]:
+        """Each against the best, then each against the best baseline; p-values are adjusted among either (Holm).
+
+        The best was chosen by the data. So the first are adjusted as if all pairs had been tested, of which they are
+        some.
+        """
+        best, *others = compared
+        count = len(compared)
+        of_best = self._answers(others, best, split, count * (count - 1) // 2)
+        of_baselines = [pair for baseline in baselines for pair in self._answers(compared, baseline, split, count)]
+        return [*of_best, *of_baselines]
+
+    def _answers(self, candidates: Sequence[_Measured], other: _Measured, split: Split, hypotheses: int) -> list[Pair]:
+        if not candidates:
+            return []
+        theirs, is_baseline = self._values(other, split), not other.row.seeds
+        margin = self.margin
+        if margin is None:
+            scale = 1.0 if are_shares(theirs) else abs(float(theirs.mean()))
+            margin = (MARGIN_OF_SHARES if are_shares(theirs) else MARGIN_OF_OTHERS) * scale
+        answers = []
+        for each in candidates:
+            mine = self._values(each, split)
+            if len(mine) > 1 and (len(theirs) > 1 or is_baseline):
+                answer = compare_settings(mine, theirs, higher_is_better=self.higher_is_better, margin=margin)
+            else:
+                answer = compare_models(
+                    mine[each.best_seed], theirs[other.best_seed], higher_is_better=self.higher_is_better, margin=margin
+                )
+            answers.append(answer)
+        return [
+            Pair(each.row.name, other.row.name, answer, sentence(answer, each.row.name, other.row.name, self.metric))
+            for each, answer in zip(candidates, holm(answers, hypotheses), strict=True)
+        ]
+
+    def _values(self, each: _Measured, split: Split) -> Tensor:
+        out = Outputs.of(self.store, each.candidate)
+        values = out.values(split, self.metric) if out else None
+        assert values is not None  # of those that are compared
+        return values
 
 
-def plot_curves(results: dict[str, list[Result]]) -> Figure:
-    """Training loss over the epochs: one colour per experiment, one line per seed."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for place, (name, trained) in enumerate(results.items()):
-        for number, result in enumerate(trained):
-            points = result.history.get("train/loss", [])
-            epochs, values = [epoch for epoch, _ in points], [value for _, value in points]
-            axes.plot(epochs, values, color=f"C{place % 10}", linewidth=1.2, label=name if number == 0 else None)
-    axes.set(xlabel="epoch", ylabel="training loss", title="Training loss of the experiments")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
+def _differing(candidates: Sequence[Candidate]) -> list[str]:
+    """The settings, but for the seed, that are not the same for all."""
+    params = [each.first.data.params for each in candidates]
+    names = dict.fromkeys(name for each in params for name in each if name != "seed")
+    return [name for name in names if len({each.get(name) for each in params}) > 1]
+
+
+def _commit(run: StoredRun) -> str:
+    commit = run.data.tags.get("mlflow.source.git.commit", "")[:7]
+    return f"{commit}+" if run.data.tags.get("dlcourse.git.dirty") == "true" else commit
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def figure_of(store: Store, comparison: Comparison) -> Figure:
+    """Curves of the first table's rows, those of validation loss where there are any, and all differences in it."""
+    first = comparison.tables[0]
+    name = "train/loss" if first.eval_split == "train" else "val/loss"
+    curves = {}
+    for row in first.rows[:MOST_CURVES]:
+        histories = [store.client.get_metric_history(run, name) for run in row.runs]
+        seeds = [[(point.step, point.value) for point in history] for history in histories if history]
+        if seeds:
+            curves[row.name] = seeds
+    differences = [
+        (f"{pair.name} - {pair.other}", pair.answer.difference, pair.answer.low, pair.answer.high)
+        for pair in first.pairs[: 2 * MOST_SENTENCES]
+    ]
+    split = "training" if first.eval_split == "train" else "validation"
+    margin = first.pairs[0].answer.margin if first.pairs else 0.0
+    return draw_comparison(curves, f"{split} loss", differences, comparison.metric, margin)

@@ -10,6 +10,11 @@ from dlcourse.data.rows import Split
 from dlcourse.evaluation.intervals import interval_of_mean
 
 
+def final_name(split: Split, metric: str) -> str:
+    """What a metric of the kept weights is called in a run: splits with curves have their own name for it."""
+    return f"test/{metric}" if split == "test" else f"{split}/final_{metric}"
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One pass over a split in evaluation mode.
@@ -33,8 +38,8 @@ class Evaluation:
         return {**self.scores, "loss": self.losses}
 
     def final_name(self, metric: str) -> str:
-        """What a metric of the kept weights is called in a run: splits with curves have their own name for it."""
-        return f"test/{metric}" if self.split == "test" else f"{self.split}/final_{metric}"
+        """What a metric is called in a run."""
+        return final_name(self.split, metric)
 
     @property
     def finals(self) -> dict[str, float]:

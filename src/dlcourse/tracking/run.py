@@ -90,6 +90,8 @@ class Dataset:
 class Run:
     """One run of a store, used as a context: leaving it marks the run FINISHED, FAILED or KILLED.
 
+    It may be entered again, to add to it.
+
     Nothing that the store refuses or cannot take raises: it is in ``lost``, with the reason, and the training goes on.
     While the store cannot be written, entries wait and are sent once it can be.
 
@@ -126,6 +128,7 @@ class Run:
         self._last_write = time.monotonic()
         self._failure: str | None = None
         self._has_ended = False
+        self._end_time: int | None = None  # in milliseconds; that of the first end, if the run is entered again
         address = urllib.parse.urlsplit(stored.info.artifact_uri) if stored else None
         self._is_local = address is not None and address.scheme in ("", "file")
         if address and self._is_local:
@@ -200,10 +203,7 @@ class Run:
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters; those that are no strings are written as JSON."""
-        self._waiting["params"] += [
-            entities.Param(name, value if isinstance(value, str) else json.dumps(value, default=str))
-            for name, value in params.items()
-        ]
+        self._waiting["params"] += [entities.Param(name, value) for name, value in as_params(params).items()]
         if self.reachable:
             self.write()
 
@@ -308,7 +308,8 @@ class Run:
         status = "KILLED" if is_stopped else "FINISHED" if is_complete and not self._failure else "FAILED"
         if self.run_id:
             with self.attempt("how it ended"):
-                self.store.client.set_terminated(self.run_id, status)
+                self._end_time = self._end_time or int(time.time() * 1000)
+                self.store.client.set_terminated(self.run_id, status, self._end_time)
                 self._has_ended = True
                 if status == "FINISHED":  # the pages show what runs differ in, and nobody needs its process any more
                     self.store.client.delete_tag(self.run_id, "dlcourse.process")
@@ -354,6 +355,13 @@ class Run:
         if status != "FINISHED" or not self._has_ended:
             parts.append(f"when the store can be written again, {self.advice or 'start the command again'}")
         return "; ".join(parts)
+
+
+def as_params(settings: Mapping[str, object]) -> dict[str, str]:
+    """Settings as a run's parameters: those that are no strings as JSON."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, default=str) for name, value in settings.items()
+    }
 
 
 def _traceback(error: BaseException) -> str:

@@ -137,15 +137,21 @@ class Store:
             return None
 
     def find_run(self, wanted: str, topic: str) -> StoredRun:
-        """A topic's run by its id, the beginning of its id, or its name; of several with that name the newest.
+        """A topic's training by its id, the beginning of its id, or its name; of several with that name the newest.
+
+        A training with several seeds is one as well.
 
         Raises:
             CourseError: There is no such run.
         """
-        trainings = "tags.`dlcourse.kind` = 'training'"
-        runs = self.client.search_runs(
-            [self.experiment(topic)], trainings, order_by=["attributes.start_time DESC"], max_results=1000
-        )
+        no_parts = " and ".join(f"tags.`dlcourse.kind` != '{part}'" for part in ("baseline", "fold", "trial"))
+        runs = [
+            run
+            for run in self.client.search_runs(
+                [self.experiment(topic)], no_parts, order_by=["attributes.start_time DESC"], max_results=1000
+            )
+            if run.data.tags["dlcourse.kind"] in ("training", "seeds")
+        ]
         for run in runs:
             if wanted in (run.info.run_id, run.info.run_name):
                 return run

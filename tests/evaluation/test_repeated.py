@@ -1,10 +1,11 @@
-"""Folds as laws over many data sets, the estimate against cases worked by hand, and the runs that are left."""
+"""Folds as laws over many data sets, the estimate against cases worked by hand, and the runs of folds and of seeds."""
 
 import dataclasses
 import json
 import math
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from dlcourse.data.rows import SPLITS, Split
 from dlcourse.errors import CourseError, SettingsError
 from dlcourse.evaluation import baselines
 from dlcourse.evaluation.baselines import Predictor
-from dlcourse.evaluation.cross_validation import CrossValidation, compare, estimate
+from dlcourse.evaluation.repeated import Repeated, compare, estimate
 from dlcourse.experiment import train
-from dlcourse.topics.diabetes import DiabetesData
+from dlcourse.topics.diabetes import DiabetesData, DiabetesNetwork
+from tests.conftest import shared_project
 from tests.samples import data_of, labelled, numbers
 
 QUICK: dict[str, Any] = {"max_epochs": 2}
@@ -194,7 +196,7 @@ def metrics_of(run: Any) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def validated(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> CrossValidation:
+def validated(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Repeated:
     """Two times three folds, made once, in a project of their own."""
     folder = tmp_path_factory.mktemp("validated")
     (folder / "mlruns").mkdir()
@@ -205,7 +207,7 @@ def validated(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Cro
         return train("diabetes", data=BUNDLED, trainer=QUICK, folds=3, repeats=2)
 
 
-def test_folds_are_light_runs_within_one_that_has_the_figures(validated: CrossValidation) -> None:
+def test_folds_are_light_runs_within_one_that_has_the_figures(validated: Repeated) -> None:
     store = dlcourse.open_store(Path(validated.store).parent)
     parent = store.client.get_run(validated.run_id)
     everyone = store.client.search_runs([parent.info.experiment_id])
@@ -242,17 +244,19 @@ def test_folds_are_light_runs_within_one_that_has_the_figures(validated: CrossVa
     assert f"{validated.estimates['accuracy'].mean:.4g}" in second
     assert all(name in second for name in validated.baselines)
     assert "2 x 3 folds" in third
+    *lines, empty, pages = lines
+    assert (empty, pages.count("/runs/")) == ("", 6)
     compared = [line.split(" | ")[:3] for line in lines[2:]]
     assert compared == [
         [f"| {metric}", str(each), name] for metric, each in validated.estimates.items() for name in validated.baselines
     ]
 
 
-def test_card_tells_figures_baselines_and_comparisons(validated: CrossValidation) -> None:
+def test_card_tells_figures_baselines_and_comparisons(validated: Repeated) -> None:
     auroc = validated.estimates["auroc"]
     baseline = validated.baselines["logistic-regression"]["auroc"]
     (line,) = re.findall(r"test auroc +(.*)", validated.card)
-    assert line == str(auroc)
+    assert line == f"{auroc}; standard deviation {auroc.std:.2g}"
     difference = validated.differences["logistic-regression"]["auroc"]
     assert f"logistic-regression {baseline}; " in validated.card
     assert f" {difference.rounded_like(0.5)}" in validated.card
@@ -285,7 +289,7 @@ def test_baselines_are_fitted_on_training_rows_alone_as_those_of_a_single_run(pr
         assert torch.equal(tested, data.rows.inputs[data.splits["test"]])
 
 
-def test_logistic_regression_s_figure_is_that_of_scikit_learn(validated: CrossValidation) -> None:
+def test_logistic_regression_s_figure_is_that_of_scikit_learn(validated: Repeated) -> None:
     data = DiabetesData(source="bundled")
     aurocs = []
     for place in range(6):
@@ -304,16 +308,16 @@ def test_folds_from_the_command_line_as_json(project: Path, capsys: pytest.Captu
     assert main(["train", "diabetes", *flags]) == 0
     said = capsys.readouterr()
     content = json.loads(said.out)
-    assert (content["folds"], content["repeats"]) == (3, 2)
+    assert (content["over"], len(content["runs"])) == ("2 x 3 folds", 6)
     assert content["run_name"].endswith("2 x 3 folds")
     assert content["estimates"].keys() == {"loss", "accuracy", "auroc"}
     assert content["differences"].keys() == {"majority", "logistic-regression"}
     assert content["differences"]["majority"]["loss"].keys() == {"mean", "low", "high", "comparison", "rule"}
-    assert "mean and corrected 95 % interval over 2 x 3 folds" in said.err
+    assert "mean and 95 % interval over 2 x 3 folds" in said.err
 
 
-def test_same_seed_same_figures_and_another_split_seed_others(project: Path, validated: CrossValidation) -> None:
-    def again(**settings: Any) -> CrossValidation:
+def test_same_seed_same_figures_and_another_split_seed_others(project: Path, validated: Repeated) -> None:
+    def again(**settings: Any) -> Repeated:
         data = BUNDLED | settings
         return train("diabetes", data=data, trainer=QUICK, folds=3, repeats=2)
 
@@ -389,3 +393,82 @@ def test_a_class_that_is_too_small_leaves_no_run(project: Path) -> None:
     with pytest.raises(CourseError, match="--folds 4 needs as many rows of class label 1, and there are 3"):
         train("diabetes", data={"file": "own.csv"}, folds=4)
     assert statuses() == []
+
+
+# Seeds
+
+
+@pytest.fixture(scope="module")
+def seeds_run(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repeated]:
+    """Three seeds, the first of which is 4; their project is the current folder."""
+    with shared_project(tmp_path_factory, made_store):
+        yield train("diabetes", data=BUNDLED, trainer=QUICK, seed=4, seeds=3)
+
+
+def test_seeds_are_trainings_within_one_run_and_the_best_has_model_and_figures(seeds_run: Repeated) -> None:
+    store = dlcourse.open_store()
+    parent = store.client.get_run(seeds_run.run_id)
+    assert (parent.data.tags["dlcourse.kind"], parent.data.params["seeds"]) == ("seeds", "3")
+    assert seeds_run.runs.keys() == {"seed 4", "seed 5", "seed 6"}
+    children = {part: store.client.get_run(run_id) for part, run_id in seeds_run.runs.items()}
+    best = max(children, key=lambda part: children[part].data.metrics["val/final_accuracy"])
+    assert seeds_run.best == best
+    for part, run in children.items():
+        assert (run.info.status, run.data.tags["dlcourse.kind"]) == ("FINISHED", "training")
+        assert run.data.tags["mlflow.parentRunId"] == seeds_run.run_id
+        assert f"seed {run.data.params['seed']}" == part
+        assert {"verdict", "overfitting", "dlcourse.split", "experiment"} <= run.data.tags.keys()
+        names = {file.path for file in store.client.list_artifacts(run.info.run_id)}
+        light = {"predictions.npz", "settings.yaml", "environment.txt"}
+        assert names == (light | {"figures", "checkpoints"} if part == best else light)
+        assert bool(run.outputs and run.outputs.model_outputs) == (part == best)
+    values = [run.data.metrics["test/accuracy"] for run in children.values()]
+    assert parent.data.metrics["test/accuracy"] == pytest.approx(np.mean(values))
+    estimate = seeds_run.estimates["accuracy"]
+    assert (estimate.mean, estimate.std) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert estimate.low < estimate.mean < estimate.high
+    assert parent.data.tags["verdict"] == seeds_run.sentence
+    assert all(f"/runs/{run_id})" in parent.data.tags["mlflow.note.content"] for run_id in seeds_run.runs.values())
+    assert "3 seeds" in seeds_run.card
+    assert len(store.client.search_runs([parent.info.experiment_id], "tags.`dlcourse.kind` = 'baseline'")) == 2
+
+
+def test_a_seed_is_the_training_that_it_would_be_alone(seeds_run: Repeated) -> None:
+    alone = train("diabetes", data=BUNDLED, trainer=QUICK, seed=5)
+    child = dlcourse.open_store().client.get_run(seeds_run.runs["seed 5"])
+    assert alone.metrics["test/loss"] == child.data.metrics["test/loss"]
+    assert dlcourse.test("diabetes", run=seeds_run.runs[seeds_run.best])["test/accuracy"] in [
+        dlcourse.open_store().client.get_run(run).data.metrics["test/accuracy"] for run in seeds_run.runs.values()
+    ]
+
+
+def test_a_seed_that_diverges_is_told_and_the_others_count(project: Path) -> None:
+    class Jumpy(DiabetesNetwork):
+        def on_fit_start(self) -> None:
+            self.is_bad = torch.initial_seed() == 1
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) * (math.inf if self.is_bad else 1)
+
+    topic = dataclasses.replace(topics.find("diabetes"), model=Jumpy)
+    result = train(topic, data=BUNDLED, trainer=QUICK, seeds=3)
+    assert result.failed.keys() == {"seed 1"}
+    assert not result.ok
+    assert "seed 1" in result.card
+    assert dlcourse.open_store().client.get_run(result.runs["seed 1"]).info.status == "FAILED"
+    with pytest.raises(CourseError, match="of 2 trainings failed"):
+        train(topic, data=BUNDLED, model={"lr": 1e6}, trainer=QUICK, seeds=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"seeds": 1}, "--seeds"),
+        ({"seeds": 2, "folds": 2}, "--seeds"),
+        ({"seeds": 2, "refit": True}, "--refit"),
+        ({"seeds": 2, "seed": 2**32 - 1}, "--seed"),
+    ],
+)
+def test_seeds_that_cannot_be(arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        train("diabetes", **arguments)
