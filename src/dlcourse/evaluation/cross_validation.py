@@ -16,10 +16,11 @@ from scipy import stats
 from dlcourse.data.datamodule import CourseData
 from dlcourse.errors import CourseError, SettingsError
 from dlcourse.evaluation.assessment import Assessment, final_metrics, fit_baselines, judge_model
+from dlcourse.evaluation.differences import Comparison, Difference
 from dlcourse.evaluation.evaluate import evaluate
 from dlcourse.evaluation.intervals import CONFIDENCE
 from dlcourse.evaluation.tasks import Task
-from dlcourse.evaluation.verdict import LEAST_EFFECT, Comparison, Difference, against, diverged
+from dlcourse.evaluation.verdict import LEAST_EFFECT, against, diverged
 from dlcourse.reporting.card import in_columns
 from dlcourse.reporting.note import table
 from dlcourse.reporting.pages import prepare_pages
