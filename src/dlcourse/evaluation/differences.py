@@ -344,18 +344,21 @@ def _with_rows(values: Tensor, added: list[int]) -> Tensor:
 def _mean_over_seeds(*settings: Tensor) -> _Mean:
     """The sum over settings of the means over seeds and rows, from seeds x N values of each setting.
 
-    The rows on which the models of one setting differ make the means of its seeds differ as well, and are counted
-    there. What is added for the rows is the variance that all seeds share (two-way random effects).
+    Two-way random effects: seeds, rows, and their interaction. That a model is wrong on other rows than the next seed's
+    is interaction, and makes the means of the seeds vary; so it is counted there, and taken off the variance over rows.
+    What is left of this is common to the seeds. By chance the means may vary by less than their interaction; then that
+    is counted.
     """
-    by_row, of_seeds, parts = torch.stack([each.mean(0) for each in settings]).sum(0), 0.0, []
+    by_row = torch.stack([each.mean(0) for each in settings]).sum(0)  # N
+    rows, of_seeds, parts = len(by_row), 0.0, []
     for values in settings:
         if (seeds := len(values)) > 1:
             means = values.mean(1, keepdim=True)  # seeds x 1
-            parts.append(_Variance(float(means.var()) / seeds, seeds - 1))
-            of_seeds += float((values - means).var(0).mean()) / seeds
-    rows = len(by_row)
-    shared = max(float(by_row.var()) - of_seeds, 0.0)
-    return _Mean(float(by_row.mean()), _Variance(shared / rows, rows - 1), tuple(parts))
+            interaction = float((values - means).var(0).mean()) / rows
+            parts.append(_Variance(max(float(means.var()), interaction) / seeds, seeds - 1))
+            of_seeds += interaction / seeds
+    common = max(float(by_row.var()) / rows - of_seeds, 0.0)
+    return _Mean(float(by_row.mean()), _Variance(common, rows - 1), tuple(parts))
 
 
 # Several comparisons, and their sentences
