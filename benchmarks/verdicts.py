@@ -29,10 +29,11 @@ from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Rows, Split
 from dlcourse.evaluation import baselines
 from dlcourse.evaluation.assessment import fit_baselines, judge_model
+from dlcourse.evaluation.differences import Comparison
 from dlcourse.evaluation.evaluate import evaluate
 from dlcourse.evaluation.evaluation import Evaluation
 from dlcourse.evaluation.overfitting import Overfitting
-from dlcourse.evaluation.verdict import Comparison, Verdict, compare_with, judge, quantities_of
+from dlcourse.evaluation.verdict import Verdict, compare_with, judge, quantities_of
 from dlcourse.models.tasks import Regressor
 from dlcourse.topics import Topic
 from dlcourse.topics.diabetes import DiabetesNetwork

@@ -202,7 +202,7 @@ def test_a_refit_is_ranked_by_what_validation_rows_said_before(compared: Compari
         assert isinstance(refitted, dlcourse.Result)
         said = dict(refitted.history["val/accuracy"])[int(refitted.metrics["best_epoch"])]
         (table, *_) = compare(refitted.run_id).tables
-        assert table.rows[0].val == Estimate(said, *[pytest.approx(math.nan, nan_ok=True)] * 3)
+        assert table.rows[0].val == Estimate(said, None, *[pytest.approx(math.nan, nan_ok=True)] * 2)
     finally:
         open_store().client.delete_run(refitted.run_id)
 

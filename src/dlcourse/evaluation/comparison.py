@@ -161,7 +161,11 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain types for JSON."""
-        return dataclasses.asdict(self)
+        plain = dataclasses.asdict(self)
+        for made, each in zip(plain["tables"], self.tables, strict=True):
+            for pair, told in zip(made["pairs"], each.pairs, strict=True):
+                pair["answer"] = told.answer.as_dict()
+        return plain
 
     def as_csv(self) -> str:
         """One line for each row of each table, with a column for each setting that differs anywhere."""
@@ -364,7 +368,7 @@ class _Comparer:
             logged = [value for run in each.runs if (value := self._before_refit(run)) is not None]
         if not logged:
             return None
-        return Estimate(sum(logged) / len(logged), math.nan, math.nan, math.nan)
+        return Estimate(sum(logged) / len(logged), None, math.nan, math.nan)
 
     def _before_refit(self, run: StoredRun) -> float | None:
         """What the validation rows said in the epoch that was chosen, before they became training rows."""
@@ -421,7 +425,8 @@ class _Comparer:
         for each in candidates:
             mine = self._values(each, split)
             if len(mine) > 1 and (len(theirs) > 1 or is_baseline):
-                answer = compare_settings(mine, theirs, higher_is_better=self.higher_is_better, margin=margin)
+                fixed = theirs[0] if is_baseline else theirs
+                answer = compare_settings(mine, fixed, higher_is_better=self.higher_is_better, margin=margin)
             else:
                 answer = compare_models(
                     mine[each.best_seed], theirs[other.best_seed], higher_is_better=self.higher_is_better, margin=margin

@@ -129,7 +129,7 @@ class Repeated:
         """The verdict and the metrics as readable text."""
         lines, split = [("verdict", self.sentence)], SPLIT_NAMES[self.eval_split]
         for name, mine in self.estimates.items():
-            lines.append((f"{split} {name}", f"{mine}; standard deviation {mine.std:.2g}"))
+            lines.append((f"{split} {name}", f"{mine}; standard deviation {mine.std or 0:.2g}"))
             for baseline, estimates in self.baselines.items():
                 if name in self.differences[baseline]:
                     difference = self.differences[baseline][name]
@@ -418,7 +418,9 @@ def _over_seeds(
     differences = {
         baseline: {
             name: _difference(
-                compare_settings(values[name], metrics[name], higher_is_better=name not in task.lower_is_better)
+                compare_settings(
+                    values[name], metrics[name][0], higher_is_better=name not in task.lower_is_better, margin=0.0
+                )
             )
             for name in names
         }
@@ -428,7 +430,8 @@ def _over_seeds(
 
 
 def _difference(answer: Answer) -> Difference:
-    return Difference(answer.difference, answer.low, answer.high, answer.outcome)
+    assert answer.outcome != "the same"  # with a margin of 0
+    return Difference(answer.difference, answer.low, answer.high, answer.outcome, answer.rule)
 
 
 def _spread(assessment: Assessment) -> float:

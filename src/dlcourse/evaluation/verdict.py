@@ -4,19 +4,16 @@ It is based on the loss and the primary metric. Every one-sided claim is tested 
 false claim among the two is at most 5 % (Bonferroni).
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
-import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from dlcourse.data.rows import Split
+from dlcourse.evaluation.differences import Difference, compare
 from dlcourse.evaluation.evaluation import Evaluation
-from dlcourse.evaluation.intervals import CONFIDENCE, are_shares, interval_of_mean
+from dlcourse.evaluation.intervals import CONFIDENCE
 
 LEVEL = (1 - CONFIDENCE) / 2
 PERMUTATIONS = 999
@@ -26,41 +23,15 @@ MOST_AT_ONCE, MOST_VALUES = 64, 2**22
 """Permutations that are evaluated as one batch, and how many outputs (32 MiB) that batch may repeat."""
 LEAST_EFFECT = 0.01
 """Glass's delta: the smallest gain that counts, in standard deviations of the trivial baseline's losses."""
-LEAST_ROWS = 20
-"""Fewer rows are too few for a paired t-test, and for an estimate of the skewness that decides whether to use it."""
 LEAST_RARE_ROWS = 10
 """The classes with fewer rows than this must have as many together: otherwise their losses may be missing entirely."""
-COCHRAN = 25.0
-"""Rows needed per unit of squared skewness (Cochran 1977, Sampling Techniques, section 2.15)."""
 STILL_FALLING = 0.05
 """A training is stuck if the last tenth of its epochs closed less than this fraction of the gap to the linear model: at
 that rate it would need more than twice as many epochs again."""
 
-Comparison = Literal["better", "worse", "not told apart", "not tested"]
 ValuesOf = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 """From outputs and targets of any number of rows to the "loss" and the metrics of each row."""
 ROWS_OF = {"test": "test rows", "val": "validation rows"}
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A model's mean minus a baseline's over the same rows, with its 95 % interval.
-
-    ``rule`` is the rule by which the difference was not tested, if there is one.
-    """
-
-    mean: float
-    low: float
-    high: float
-    comparison: Comparison
-    rule: str = ""
-
-    def rounded_like(self, value: float) -> str:
-        """Rounded like a value with four significant digits: further digits differ between processors."""
-        places = max(3 - math.floor(math.log10(abs(value))), 0) if value else 4
-        mean, low, high = (f"{each:+z.{places}f}" for each in (self.mean, self.low, self.high))
-        return f"{mean} ({self.rule or f'{low} to {high}'})"
-
 
 NO_DIFFERENCE = Difference(0.0, 0.0, 0.0, "not told apart")
 
@@ -212,52 +183,6 @@ def against(name: str, differences: Mapping[str, Difference], rows: str, what: s
         if by["not told apart"]
         else f"not compared with {name}: {rows} are too few"
     )
-
-
-def compare(values: Tensor, others: Tensor, *, higher_is_better: bool = False, rule: str = "") -> Difference:
-    """Which of two models is better on the same rows, from N values each. Each direction is tested at 2.5 %.
-
-    Proportions (a value is 1 if the row is right, else 0) are compared by McNemar's exact test, whose error rate never
-    exceeds its level, with the interval of Bonett and Price (2012). Other values are compared by a paired t-test, whose
-    error rate may exceed its level. So nothing is claimed if there are fewer than `LEAST_ROWS` rows, if the differences
-    are skewed against the claim by more than Cochran's rule allows, or if ``rule`` is not empty.
-    """
-    difference = np.asarray(values - others, dtype=float)
-    mean, rows = float(difference.mean()), len(difference)
-    if are_shares(values) and are_shares(others):
-        more, fewer = int((difference > 0).sum()), int((difference < 0).sum())
-        differs = more + fewer > 0 and stats.binomtest(more, more + fewer).pvalue <= 1 - CONFIDENCE
-        low, high = _interval_of_paired_shares(more, fewer, rows)
-        rule = ""
-    else:
-        low, high = interval_of_mean(torch.from_numpy(difference))
-        differs = low > 0 or high < 0
-        if rows < LEAST_ROWS:
-            rule = f"a paired t-test needs at least {LEAST_ROWS} rows"
-        elif not rule and differs:
-            against_claim = -np.sign(mean) * _skewness(difference)
-            if against_claim > 0 and rows < (needed := COCHRAN * against_claim**2):
-                rule = f"too skewed for a paired t-test: by Cochran's rule it needs {needed:.0f} rows, not {rows}"
-    if not differs:
-        return Difference(mean, low, high, "not tested" if rows < 2 else "not told apart")
-    if rule:
-        return Difference(mean, low, high, "not tested", rule)
-    return Difference(mean, low, high, "better" if (mean > 0) == higher_is_better else "worse")
-
-
-def _skewness(values: np.ndarray[Any, Any]) -> float:
-    """The third central moment over the second to the power of 1.5; 0 if all values are equal (scipy would warn)."""
-    centred = values - values.mean()
-    variance = float((centred**2).mean())
-    return float((centred**3).mean()) / variance**1.5 if variance else 0.0
-
-
-def _interval_of_paired_shares(more: int, fewer: int, rows: int) -> tuple[float, float]:
-    """The adjusted Wald interval of Bonett and Price (2012), which adds one row to each kind that differs."""
-    one, other = (more + 1) / (rows + 2), (fewer + 1) / (rows + 2)
-    error = ((one + other - (one - other) ** 2) / (rows + 2)) ** 0.5
-    half = float(stats.norm.ppf(1 - LEVEL)) * error
-    return max(one - other - half, -1.0), min(one - other + half, 1.0)
 
 
 def _rule_of_classes(targets: Tensor, training_classes: Sequence[int]) -> str:
