@@ -308,10 +308,11 @@ class Run:
         status = "KILLED" if is_stopped else "FINISHED" if is_complete and not self._failure else "FAILED"
         if self.run_id:
             with self.attempt("how it ended"):
+                is_first = self._end_time is None
                 self._end_time = self._end_time or int(time.time() * 1000)
                 self.store.client.set_terminated(self.run_id, status, self._end_time)
                 self._has_ended = True
-                if status == "FINISHED":  # the pages show what runs differ in, and nobody needs its process any more
+                if status == "FINISHED" and is_first:  # the pages show what runs differ in: no process any more
                     self.store.client.delete_tag(self.run_id, "dlcourse.process")
         if self._within:
             self._within.lost |= {f"{self.part_name}: {what}": why for what, why in self.lost.items()}
