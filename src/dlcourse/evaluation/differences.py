@@ -449,5 +449,5 @@ def _size(answer: Answer, sign: int) -> str:
 
 def _rounded_up(number: float) -> str:
     """To two significant digits, with commas: 12, 140, 39,000."""
-    unit = 10 ** max(floor(log10(number)) - 1, 0)
+    unit = 10 ** max(len(str(int(number))) - 2, 0)
     return f"{ceil(number / unit) * unit:,}"
