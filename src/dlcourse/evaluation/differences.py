@@ -106,7 +106,7 @@ class Answer:
             return ""
         critical = float(stats.norm.isf(ALPHA / 2 / self.hypotheses))
         enough = (self.difference / (critical + float(stats.norm.ppf(POWER)))) ** 2  # the squared standard error
-        rows = _rounded_up(self.rows * self.row_variance / enough)
+        rows = _rounded_up(max(self.rows * self.row_variance / enough, LEAST_ROWS))
         if self.seeds is None:
             return f"about {rows} rows"
         if enough <= self.row_variance:
@@ -212,7 +212,7 @@ def compare(values: Tensor, others: Tensor, *, higher_is_better: bool = False, r
 
 
 def compare_models(values: Tensor, others: Tensor, *, higher_is_better: bool, margin: float, rule: str = "") -> Answer:
-    """Whether a model is better than another on the same N rows, or the same within a margin, from N values each.
+    """Whether a model is better than another on the same N rows, at least 2, or the same: from N values each.
 
     The difference is tested as in `compare`. "The same" is tested by Student's t under the same rules, and for
     proportions by the normal approximation of Bonett and Price.
