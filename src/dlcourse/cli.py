@@ -41,6 +41,7 @@ VERBS = {
     "train": Verb("experiment:train", "Train a topic's model, compare it with its baselines, and save it as a run."),
     "test": Verb("evaluation.remeasure:test", "Evaluate a run's model, or a checkpoint, on its test rows again."),
     "compare": Verb("experiment:compare", "Train several experiments of a topic, and compare them in one table."),
+    "sweep": Verb("evaluation.sweep:sweep", "Choose settings by Optuna, and compare the best with the default."),
     "overfit": Verb("training.overfit_batch:overfit", "Check if a topic's model can overfit one batch: PASS or FAIL."),
     "doctor": Verb("doctor.check:doctor", "Check this machine and the store, or a topic, for problems.", "optional"),
     "topics": Verb("topics:titles", "List the topics.", "none"),
