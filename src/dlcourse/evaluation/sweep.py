@@ -24,7 +24,9 @@ from dlcourse.errors import CourseError, SettingsError
 from dlcourse.evaluation.evaluate import evaluate
 from dlcourse.evaluation.split_data import SplitData
 from dlcourse.evaluation.verdict import diverged
+from dlcourse.experiment import compare
 from dlcourse.reporting.card import in_columns
+from dlcourse.reporting.note import link, picture, run_page, table
 from dlcourse.reporting.pages import prepare_pages
 from dlcourse.settings import PositiveInt, Seed, Settings, nearest_folder, shown
 from dlcourse.topics import Topic
@@ -35,6 +37,7 @@ from dlcourse.tracking.studies import (
     GRACE_SECONDS,
     RUN,
     add_trials,
+    answering,
     by_one_worker,
     experimental,
     open_storage,
@@ -50,7 +53,9 @@ from dlcourse.training.start import load_data, log_start
 
 log = logging.getLogger(__name__)
 
-BEST = "best.yaml"
+BEST = Path("best.yaml")
+SEEDS = 5
+"""Of the comparison at the end. The t-test over fewer means finds little."""
 # Epochs whose order says more of the learning rate than of what comes of it: a fifth of them.
 WARMUP = 5
 COUNTED = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -59,10 +64,12 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "figures/importances.png": plots.plot_param_importances,
     "figures/slices.png": plots.plot_slice,
 }
+MOST_ROWS = 10
+"""Of the table in the note: a tag holds 5000 characters."""
 DPI = 100
 """Gives the first two a width of 640 pixels, which a run's page has room for."""
-CONTENT, SENTENCE = "content", "sentence"
-"""Attributes of a study: what all its trials have in common; and what came of the comparison, by the best trial."""
+CONTENT, SENTENCES = "content", "sentences"
+"""Attributes of a study: what its trials have in common; what came of comparisons, by the number of the best trial."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,25 @@ class Sweep:
     def __str__(self) -> str:
         return self.card
 
+    def note(self, run: Run, space: Space, ranked: Sequence[FrozenTrial]) -> str:
+        """The description of its run in Markdown; ``ranked`` are the complete trials, the best first."""
+        settings = ", ".join(f"{name} {shown(value)}" for name, value in self.best.items())
+        lines = [
+            f"**{self.sentence}**",
+            f"best {self.monitor} **{self.best_value:.4g}**, of trial {self.best_trial}: {settings}",
+            f"{self.counts}; `--config` takes its file {BEST}",
+        ]
+        rows = [
+            [
+                link(str(each.number), run_page(run.experiment_id, each.user_attrs[RUN])),
+                f"{each.value:.4g}",
+                *(_short(value) for value in space.settings_of(each.params).values()),
+            ]
+            for each in ranked[:MOST_ROWS]
+        ]
+        pictures = [picture(run, name) for name in list(FIGURES)[:2]]
+        return "\n\n".join(["<br>".join(lines), table(["trial", self.monitor, *self.best], rows), *pictures])
+
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain types for JSON."""
         return {**dataclasses.asdict(self), "card": self.card}
@@ -177,9 +203,10 @@ def sweep(
         "split": rows.fingerprint,
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    name = study or f"{topic.name}-{chosen.name}-{digest[:8]}"
-    with experimental():
-        database = open_storage(storage or _default_storage(store), store)
+    name = study or f"{topic.name}-{chosen.file.stem}-{digest[:8]}"
+    uri = storage or _default_storage(store)
+    with experimental(), answering(uri):
+        database = open_storage(uri, store)
         warmup = settings.trainer["max_epochs"] // WARMUP
         stored, is_new = open_study(database, name, topic.mode, settings.seed, warmup)
         parent = None if is_new else _begun(store, stored, content)
@@ -211,7 +238,9 @@ def _rows(request: Request, space: Space) -> SplitData:
         if name.startswith("data."):
             for value in each.ends:
                 if load_data(topic, request.settings.over({name: value}))[0].fingerprint != rows.fingerprint:
-                    raise SettingsError(f"--space: {name} changes the rows, so that trials could not be compared")
+                    raise SettingsError(
+                        f"--space {space.file}: {name} changes the rows, so that trials could not be compared"
+                    )
     return rows
 
 
@@ -266,7 +295,7 @@ def _begin(
     """A new run for a study."""
     topic = request.topic
     prepare_pages(store, topic)
-    tags = {"dlcourse.kind": "sweep", "experiment": f"{request.experiment_name()}, sweep {space.name}"}
+    tags = {"dlcourse.kind": "sweep", "experiment": f"{request.experiment_name()}, sweep {space.file.stem}"}
     run = store.start_run(topic.name, f"{request.run_name}, sweep {study.study_name}", tags)
     log_start(run, topic, rows, fixed)
     run.log_params({f"space.{name}": str(each) for name, each in space.settings.items()})
@@ -327,16 +356,42 @@ def _short(value: Any) -> str:
 
 
 def _conclude(request: Request, space: Space, parent: Run, study: optuna.Study) -> None:
-    """What one of the workers does at the end: the best settings, Optuna's figures, and the run's note."""
+    """What one of the workers does at the end: the figures, the comparison on test rows, and the run's note."""
     parent.is_shared = False
     parent.store.take_over(parent)
-    best = study.best_trial
+    topic, best = request.topic, study.best_trial
+    assert best.value is not None
+    parent.log_metrics({f"trials/{word}": len(trials_of(study, state)) for state, word in COUNTED.items()})
+    parent.log_metrics({topic.monitor: best.value})
+    _draw_figures(parent, study, topic.monitor)
+    sentences = study.user_attrs.get(SENTENCES, {})
+    if str(best.number) not in sentences:
+        sentences[str(best.number)] = _compare(request, space, parent, study)
+        study.set_user_attr(SENTENCES, sentences)
+    result = _result(topic, space, parent, study)
+    ranked = sorted(trials_of(study, TrialState.COMPLETE), key=lambda each: each.value or 0.0)
+    if topic.mode == "max":
+        ranked.reverse()
+    parent.set_tags({"verdict": result.sentence, "mlflow.note.content": result.note(parent, space, ranked)})
+
+
+def _compare(request: Request, space: Space, parent: Run, study: optuna.Study) -> str:
+    """Train the best settings and those that the sweep began with, and say which are better on test rows.
+
+    Their seeds are others than the trials' seed, with which the best settings were also the luckiest.
+    """
+    best, base = study.best_trial, request.name if request.name != BEST.stem else "base"
+    head = f"# Trial {best.number} of {study.study_name}: {request.topic.monitor} {best.value:.6g}\n"
     settings = request.settings.over(space.settings_of(best.params))
-    head = f"# Trial {best.number} of {study.study_name}: {request.topic.monitor} {best.value:.4g}"
-    parent.log_text(BEST, f"{head}\n{settings.as_yaml()}")
-    _draw_figures(parent, study, request.topic.monitor)
-    lines = [f"best {request.topic.monitor} **{best.value:.4g}**, of trial {best.number}"]
-    parent.set_tags({"verdict": "", "mlflow.note.content": "<br>".join(lines)})
+    files = {BEST: head + settings.as_yaml(), Path(f"{base}.yaml"): request.settings.as_yaml()}
+    for file, text in files.items():
+        parent.path(str(file)).write_text(text, encoding="utf-8")
+    log.info("comparing trial %d with %s on test rows, %d seeds each", best.number, base, SEEDS)
+    paths = [parent.path(str(file)) for file in files]
+    comparison = compare(request.topic, paths, seeds=SEEDS, seed=request.settings.seed + 1)
+    parent.lost |= {f"comparison: {what}": why for what, why in comparison.lost.items()}
+    pairs = [pair for each in comparison.tables for pair in each.pairs if {pair.name, pair.other} == {BEST.stem, base}]
+    return pairs[0].sentence if pairs else f"it cannot be told whether it is better: {comparison.tables[0].problem}"
 
 
 def _draw_figures(run: Run, study: optuna.Study, metric: str) -> None:
@@ -363,6 +418,6 @@ def _result(topic: Topic, space: Space, parent: Run, study: optuna.Study) -> Swe
         best_value=best.value,
         best=space.settings_of(best.params),
         file=str(parent.folder / BEST) if parent.store.folder else f"{BEST}, a file of run {parent.run_id}",
-        sentence=study.user_attrs.get(SENTENCE, {}).get(str(best.number), "another worker compares it"),
+        sentence=study.user_attrs.get(SENTENCES, {}).get(str(best.number), "another worker compares it"),
         lost=parent.lost,
     )

@@ -8,10 +8,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Literal
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import (
+    DuplicatedStudyError,
+    ExperimentalWarning,
+    StorageInternalError,
+    UpdateFinishedTrialError,
+)
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage, fail_stale_trials
@@ -42,6 +48,30 @@ RUN, WORKER = "run", "worker"
 Say = Callable[[optuna.Study, FrozenTrial], None]
 
 
+class GivenUp(BaseException):
+    """Another worker has failed a trial that is trained here, since this one was without heartbeats for a minute.
+
+    No Exception, for which Optuna would end the trial once more, and not be able to.
+    """
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Errors of a database as one line. They may quote its password: they are in the message, and not its cause.
+
+    Raises:
+        CourseError: It cannot be reached or written.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ or error
+        problem = one_line(getattr(cause, "orig", None) or cause)[:300]
+        raise CourseError(
+            f"--storage {shown(uri)} cannot be used ({problem}): when it can, start the same command again"
+        ) from None
+
+
 @contextmanager
 def experimental() -> Iterator[None]:
     """Optuna calls heartbeats and its figures by Matplotlib experimental, in a warning each time."""
@@ -57,7 +87,8 @@ def open_storage(uri: str, store: Store) -> RDBStorage:
 
     Raises:
         SettingsError: This is no URI of a database.
-        CourseError: Its driver is not installed, it does not answer, or another Optuna has made its tables.
+        CourseError: Its driver is not installed.
+        SQLAlchemyError: It does not answer.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the sweep has lines of its own
 
@@ -73,27 +104,22 @@ def open_storage(uri: str, store: Store) -> RDBStorage:
         example = "sqlite:///sweeps.db or postgresql://user@host/sweeps"
         raise SettingsError(f"--storage must be a database, such as {example}, not {shown(uri)}") from error
     options = {"connect_args": {"timeout": SQLITE_TIMEOUT_SECONDS}} if is_sqlite else {"pool_pre_ping": True}
-    try:
-        engine = create_engine(uri)
-        engine.connect().close()
-        engine.dispose()
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return RDBStorage(
-                    uri,
-                    options,
-                    heartbeat_interval=HEARTBEAT_SECONDS,
-                    grace_period=GRACE_SECONDS,
-                    heartbeat_stale_trial_callback=end_run,
-                )
-            except SQLAlchemyError:
-                if attempt == ATTEMPTS:
-                    raise
-                time.sleep(1)
-    except (SQLAlchemyError, RuntimeError) as error:  # RuntimeError: tables of another version
-        problem = one_line(getattr(error, "orig", error))[:300]
-        raise CourseError(f"--storage {shown(uri)} cannot be opened: {problem}") from None
-    raise AssertionError("the last attempt returns or raises")
+    engine = create_engine(uri)
+    engine.connect().close()  # without an answer there is no sense in several attempts
+    engine.dispose()
+    make = partial(
+        RDBStorage,
+        uri,
+        options,
+        heartbeat_interval=HEARTBEAT_SECONDS,
+        grace_period=GRACE_SECONDS,
+        heartbeat_stale_trial_callback=end_run,
+    )
+    for _ in range(ATTEMPTS - 1):
+        with suppress(SQLAlchemyError):
+            return make()
+        time.sleep(1)
+    return make()
 
 
 def open_study(
@@ -141,7 +167,13 @@ def add_trials(study: optuna.Study, objective: Callable[[Trial], float], count: 
     """
     if len(trials_of(study, TrialState.COMPLETE)) < count:
         callbacks: list[Say] = [say, MaxTrialsCallback(count, states=(TrialState.COMPLETE,)), check_failures]
-        study.optimize(ending(study, objective), catch=(CourseError,), callbacks=callbacks)
+        try:
+            study.optimize(ending(study, objective), catch=(CourseError,), callbacks=callbacks)
+        except GivenUp as error:
+            raise CourseError(
+                f"this worker slept for more than {GRACE_SECONDS} s, and another one has given up its trial: "
+                "start the same command again"
+            ) from error
     wait_for_others(study)
 
 
@@ -155,8 +187,10 @@ def ending(study: optuna.Study, objective: Callable[[Trial], float]) -> Callable
         except CourseError as error:
             trial.set_user_attr("error", one_line(error))
             raise
+        except UpdateFinishedTrialError as error:
+            raise GivenUp from error
         except Interrupted:  # Optuna knows KeyboardInterrupt alone, and would leave the trial running
-            study.tell(trial, state=TrialState.FAIL)
+            study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             raise
 
     return attempt
@@ -186,8 +220,8 @@ def wait_for_others(study: optuna.Study) -> None:
                 continue
             for trial in running:
                 if WORKER not in trial.user_attrs:  # killed before its first heartbeat, which Optuna waits for
-                    with suppress(ValueError, UpdateFinishedTrialError):  # another worker was faster
-                        study.tell(trial.number, state=TrialState.FAIL)
+                    with suppress(UpdateFinishedTrialError):  # another worker was faster
+                        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def by_one_worker(storage: RDBStorage, name: str, work: Callable[[], None]) -> bool:

@@ -34,14 +34,15 @@ class Range:
     def suggest(self, trial: Trial, name: str) -> float:
         if isinstance(self.low, int):
             return trial.suggest_int(name, self.low, int(self.high), step=int(self.step or 1), log=self.log)
-        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+        return self.setting(trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log))
 
     @property
     def ends(self) -> list[Any]:
         return [self.low, self.high]
 
-    def setting(self, param: Any) -> Any:
-        return param
+    def setting(self, param: float) -> float:
+        """A number of six digits, that somebody can type: not 0.30000000000000004."""
+        return param if isinstance(self.low, int) else float(f"{param:.6g}")
 
     def __str__(self) -> str:
         how = ", logarithmic" if self.log else f" in steps of {self.step:g}" if self.step else ""
@@ -70,9 +71,9 @@ class Choices:
 
 @dataclass(frozen=True)
 class Space:
-    """The settings that a sweep chooses, by dotted name, in the order of the file of that name."""
+    """The settings that a sweep chooses, by dotted name, from a file."""
 
-    name: str
+    file: Path
     settings: dict[str, Range | Choices]
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def read_space(file: Path, request: Request) -> Space:
     for name, entry in entries.items():
         values = [_checked(f"--space {file}", request, ends, name, value) for value in ends[name]]
         space[name] = Choices(values) if "choices" in entry else _range(f"--space {file}: {name}", entry, *values)
-    return Space(file.stem, space)
+    return Space(file, space)
 
 
 def _check_keys(where: str, entry: object) -> None:
