@@ -332,7 +332,7 @@ def _train(request: Request, space: Space, parent: Run, trial: Trial) -> float:
             raise CourseError(f"it ended before {topic.monitor} was first measured")
         evaluation = evaluate(fitted.trainer, model, fitted.task, data, "val")
         run.log_metrics({**evaluation.finals, "best_epoch": fitted.epoch})
-        run.set_tags({"verdict": f"pruned after {fitted.epochs} epochs" if pruning.is_pruned else "complete"})
+        run.set_tags({"verdict": f"pruned after epoch {fitted.epochs - 1}" if pruning.is_pruned else "complete"})
     if pruning.is_pruned:
         raise optuna.TrialPruned
     return float(checkpoint.best_model_score)
@@ -342,9 +342,9 @@ def _say(topic: Topic, space: Space, study: optuna.Study, trial: FrozenTrial) ->
     """One line of a trial that has ended."""
     values = ", ".join(f"{name} {_short(value)}" for name, value in space.settings_of(trial.params).items())
     if trial.state == TrialState.FAIL:
-        log.warning("trial %d failed: %s; %s", trial.number, trial.user_attrs.get("error"), values)
+        log.warning("trial %d: failed, %s; %s", trial.number, trial.user_attrs.get("error"), values)
     elif trial.state == TrialState.PRUNED:
-        log.info("trial %d pruned after %d epochs; %s", trial.number, len(trial.intermediate_values), values)
+        log.info("trial %d: pruned after epoch %d; %s", trial.number, trial.last_step, values)
     else:
         best = study.best_trial
         best_value = f"{best.value:.4g} of trial {best.number}"
@@ -388,7 +388,8 @@ def _compare(request: Request, space: Space, parent: Run, study: optuna.Study) -
         parent.path(str(file)).write_text(text, encoding="utf-8")
     log.info("comparing trial %d with %s on test rows, %d seeds each", best.number, base, SEEDS)
     paths = [parent.path(str(file)) for file in files]
-    comparison = compare(request.topic, paths, seeds=SEEDS, seed=request.settings.seed + 1)
+    metric = "loss" if request.topic.monitor == "val/loss" else None  # what the sweep chose by, or the primary metric
+    comparison = compare(request.topic, paths, seeds=SEEDS, seed=request.settings.seed + 1, metric=metric)
     parent.lost |= {f"comparison: {what}": why for what, why in comparison.lost.items()}
     pairs = [pair for each in comparison.tables for pair in each.pairs if {pair.name, pair.other} == {BEST.stem, base}]
     return pairs[0].sentence if pairs else f"it cannot be told whether it is better: {comparison.tables[0].problem}"
