@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -27,8 +28,9 @@ def store(project: Path) -> Store:
 
 
 @pytest.fixture
-def storage(store: Store, project: Path) -> RDBStorage:
-    return open_storage(f"sqlite:///{project}/sweeps.db", store)
+def storage(store: Store, project: Path) -> Iterator[RDBStorage]:
+    with open_storage(f"sqlite:///{project}/sweeps.db", store) as storage:
+        yield storage
 
 
 @pytest.fixture
@@ -167,25 +169,25 @@ def test_work_is_done_by_one_worker_once(storage: RDBStorage) -> None:
 
 @pytest.mark.parametrize("uri", ["nonsense", "sweeps.db", "nosuch://host/db"])
 def test_no_database(uri: str, store: Store) -> None:
-    with pytest.raises(SettingsError, match=r"--storage must be a database.*" + uri):
-        open_storage(uri, store)
+    with pytest.raises(SettingsError, match=r"--storage must be a database.*" + uri), open_storage(uri, store):
+        pass
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////nowhere/sweeps.db", "postgresql://ada:s3cret@127.0.0.1:1/sweeps"])
 def test_a_database_that_cannot_be_used(uri: str, store: Store) -> None:
-    with pytest.raises(CourseError) as caught, answering(uri):
-        open_storage(uri, store)
+    with pytest.raises(CourseError) as caught, answering(uri), open_storage(uri, store):
+        pass
     assert "\n" not in str(caught.value)
     assert "s3cret" not in str(caught.value)
     assert uri.partition(":")[0] in str(caught.value)
 
 
 def test_without_the_databases_driver(store: Store) -> None:
-    with pytest.raises(CourseError, match="pip install 'mysqlclient'"):
-        open_storage("mysql://host/sweeps", store)
+    with pytest.raises(CourseError, match="pip install 'mysqlclient'"), open_storage("mysql://host/sweeps", store):
+        pass
 
 
 @pytest.mark.filterwarnings("error::optuna.exceptions.ExperimentalWarning")
 def test_what_is_experimental_is_said_in_one_place(store: Store, project: Path) -> None:
-    with experimental():
-        open_storage(f"sqlite:///{project}/sweeps.db", store)
+    with experimental(), open_storage(f"sqlite:///{project}/sweeps.db", store):
+        pass

@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -205,8 +206,7 @@ def sweep(
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     name = study or f"{topic.name}-{chosen.file.stem}-{digest[:8]}"
     uri = storage or _default_storage(store)
-    with experimental(), answering(uri):
-        database = open_storage(uri, store)
+    with experimental(), answering(uri), open_storage(uri, store) as database:
         warmup = settings.trainer["max_epochs"] // WARMUP
         stored, is_new = open_study(database, name, topic.mode, settings.seed, warmup)
         parent = None if is_new else _begun(store, stored, content)
@@ -398,7 +398,9 @@ def _compare(request: Request, space: Space, parent: Run, study: optuna.Study) -
 def _draw_figures(run: Run, study: optuna.Study, metric: str) -> None:
     """Optuna's figures of a study, in its style, as files of a run."""
     for name, plot in FIGURES.items():
-        with run.attempt(name), mpl.rc_context():  # Optuna sets its style for all later figures
+        # Optuna sets its style for all later figures.
+        with run.attempt(name), mpl.rc_context(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # there are few trials, or all have the same value
             figure = np.ravel(plot(study, target_name=metric))[0].figure
             figure.savefig(run.path(name), dpi=DPI, bbox_inches="tight")
             plt.close(figure)

@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Literal
 
 import optuna
@@ -80,8 +79,9 @@ def experimental() -> Iterator[None]:
         yield
 
 
-def open_storage(uri: str, store: Store) -> RDBStorage:
-    """The database of a URI of SQLAlchemy; its tables are made where there are none.
+@contextmanager
+def open_storage(uri: str, store: Store) -> Iterator[RDBStorage]:
+    """The database of a URI of SQLAlchemy, until the end of the context; its tables are made where there are none.
 
     A trial whose worker is gone has failed, and so has its run in ``store``.
 
@@ -107,19 +107,26 @@ def open_storage(uri: str, store: Store) -> RDBStorage:
     engine = create_engine(uri)
     engine.connect().close()  # without an answer there is no sense in several attempts
     engine.dispose()
-    make = partial(
-        RDBStorage,
-        uri,
-        options,
-        heartbeat_interval=HEARTBEAT_SECONDS,
-        grace_period=GRACE_SECONDS,
-        heartbeat_stale_trial_callback=end_run,
-    )
-    for _ in range(ATTEMPTS - 1):
-        with suppress(SQLAlchemyError):
-            return make()
-        time.sleep(1)
-    return make()
+    storage = None
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            storage = RDBStorage(
+                uri,
+                options,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+                heartbeat_stale_trial_callback=end_run,
+            )
+            break
+        except SQLAlchemyError:
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(1)
+    assert storage
+    try:
+        yield storage
+    finally:
+        storage.engine.dispose()
 
 
 def open_study(
