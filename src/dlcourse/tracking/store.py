@@ -205,16 +205,16 @@ class Store:
             yield
 
 
-def this_process() -> str:
-    """Name of this machine and number of this process, as runs have them."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 def process_of(run: StoredRun) -> tuple[str, str]:
     """Name of the machine, and number of the process, that a run is or was of; empty where they are not known."""
     tags = run.data.tags
     host, _, pid = tags.get("dlcourse.process", "").rpartition(":")
     return host or tags.get("dlcourse.host", ""), pid or tags.get("dlcourse.pid", "")  # as earlier versions had them
+
+
+def this_process() -> str:
+    """Name of this machine and number of this process, as runs have them."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def mlflow_command(*arguments: str) -> str:
