@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dlcourse.errors import CourseError, SettingsError
     from dlcourse.evaluation import baselines
     from dlcourse.evaluation.remeasure import test
+    from dlcourse.evaluation.sweep import sweep
     from dlcourse.evaluation.tasks import BinaryClassification, Classification, Regression, Task
     from dlcourse.experiment import compare, evaluate_module, train, train_module
     from dlcourse.models.base import CourseModel
@@ -49,6 +50,7 @@ _HOMES = {
     "evaluate_module": "experiment",
     "make_trainer": "training.trainer",
     "open_store": "tracking.opening",
+    "sweep": "evaluation.sweep",
     "test": "evaluation.remeasure",
     "train": "experiment",
     "train_module": "experiment",
@@ -77,6 +79,7 @@ __all__ = [
     "evaluate_module",
     "make_trainer",
     "open_store",
+    "sweep",
     "test",
     "train",
     "train_module",
