@@ -65,10 +65,11 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "figures/importances.png": plots.plot_param_importances,
     "figures/slices.png": plots.plot_slice,
 }
+OF_ANOTHER = "another worker compares the best settings with those that the sweep began with"
 MOST_ROWS = 10
 """Of the table in the note: a tag holds 5000 characters."""
-DPI = 100
-"""Gives the first two a width of 640 pixels, which a run's page has room for."""
+DPI = 96
+"""Gives the first two a width of less than 680 pixels, which a run's page has room for."""
 CONTENT, SENTENCES = "content", "sentences"
 """Attributes of a study: what its trials have in common; what came of comparisons, by the number of the best trial."""
 
@@ -421,6 +422,6 @@ def _result(topic: Topic, space: Space, parent: Run, study: optuna.Study) -> Swe
         best_value=best.value,
         best=space.settings_of(best.params),
         file=str(parent.folder / BEST) if parent.store.folder else f"{BEST}, a file of run {parent.run_id}",
-        sentence=study.user_attrs.get(SENTENCES, {}).get(str(best.number), "another worker compares it"),
+        sentence=study.user_attrs.get(SENTENCES, {}).get(str(best.number), OF_ANOTHER),
         lost=parent.lost,
     )
