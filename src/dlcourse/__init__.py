@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dlcourse.data.rows import Rows
     from dlcourse.errors import CourseError, SettingsError
     from dlcourse.evaluation import baselines
+    from dlcourse.evaluation.published import check
     from dlcourse.evaluation.remeasure import test
     from dlcourse.evaluation.tasks import BinaryClassification, Classification, Regression, Task
     from dlcourse.experiment import compare, evaluate_module, train, train_module
@@ -45,6 +46,7 @@ _HOMES = {
     "Task": "evaluation.tasks",
     "Topic": "topics",
     "baselines": "evaluation",
+    "check": "evaluation.published",
     "compare": "experiment",
     "evaluate_module": "experiment",
     "make_trainer": "training.trainer",
@@ -73,6 +75,7 @@ __all__ = [
     "Task",
     "Topic",
     "baselines",
+    "check",
     "compare",
     "evaluate_module",
     "make_trainer",
