@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 PYTEST = pytest --numprocesses $(WORKERS) --dist worksteal
 EXPERIMENT ?= default
 EXPERIMENTS ?= default
+SPACE ?= default
+TRIALS ?= 30
 WORKERS ?= 2
 ARGS ?=
 ACTIVATIONS := sigmoid tanh relu leaky_relu elu gelu silu softplus
@@ -53,6 +55,9 @@ compare-%: $(READY)  ## Train several experiments side by side: EXPERIMENTS="sig
 
 compare-activations: $(READY)  ## The diabetes network with each activation, 1000 epochs each
 	@$(RUN) dlcourse compare diabetes $(ACTIVATIONS) --trainer.max_epochs 1000 $(ARGS)
+
+sweep-%: $(READY)  ## Choose a topic's settings by Optuna: SPACE=default TRIALS=30
+	@$(RUN) dlcourse sweep $* --config $(EXPERIMENT) --space $(SPACE) --trials $(TRIALS) $(ARGS)
 
 overfit-%: $(READY)  ## Can a topic's model fit one batch? PASS or FAIL
 	@$(RUN) dlcourse overfit $* --config $(EXPERIMENT) $(ARGS)

@@ -38,7 +38,13 @@ NO_MARGIN = 0.0
 
 
 def right(
-    settings: int, seeds: int, rows: int, *, spread: float = 0.0, gain: float = 0.0, accuracy: float = ACCURACY
+    settings: int,
+    seeds: int,
+    rows: int,
+    *,
+    spread: float | Sequence[float] = 0.0,
+    gain: float = 0.0,
+    accuracy: float = ACCURACY,
 ) -> Tensor:
     """Whether each model is right on each row: settings x seeds x rows, 0 or 1.
 
@@ -49,13 +55,13 @@ def right(
         settings: With one, several sides of a comparison are the same settings: see `sides`.
         seeds: Trainings with each.
         rows: Number of rows.
-        spread: Standard deviation of the seeds' expected accuracy.
+        spread: Standard deviation of the seeds' expected accuracy, of all settings or of each.
         gain: By how much the first setting's expected accuracy is above that of the others.
         accuracy: That of the others.
     """
     of_row = (1 + OF_SETTING**2 + OF_TRAINING**2) ** 0.5  # its standard deviation
     level = float(stats.norm.ppf(accuracy))
-    luck = spread / float(stats.norm.pdf(level)) * of_row
+    luck = torch.tensor(spread).view(-1, 1, 1) / float(stats.norm.pdf(level)) * of_row
     levels = torch.full((settings, 1, 1), level)
     levels[0] = float(stats.norm.ppf(accuracy + gain))
     margins = levels * (of_row**2 + luck**2) ** 0.5 + torch.randn(rows) + luck * torch.randn(settings, seeds, 1)
@@ -75,6 +81,12 @@ def sides(seeds: int, rows: int, **options: float) -> tuple[Tensor, Tensor]:
     """Two sides with the same settings, each seeds x rows."""
     (values,) = right(1, 2 * seeds, rows, **options)
     return values[:seeds], values[seeds:]
+
+
+def baseline_beside(seeds: int, rows: int, spread: float) -> tuple[Tensor, Tensor]:
+    """A setting, seeds x rows, and an equal baseline that no seed changes: its rows."""
+    values, (baseline, *_) = right(2, seeds, rows, spread=(spread, 0.0))
+    return values, baseline
 
 
 def losses(seeds: int, rows: int, spread: float = 0.0) -> Tensor:
@@ -193,6 +205,9 @@ def cases() -> list[Case]:
     def alarm(name: str, happens: Callable[..., bool], *arguments: Any) -> None:
         listed.append(Case(name, "told apart", partial(happens, *arguments), at_most=FALSE_CLAIMS))
 
+    def compares(name: str, happens: Callable[..., bool], *arguments: Any) -> None:
+        listed.append(Case(name, "told apart", partial(happens, *arguments)))
+
     def covers(name: str, happens: Callable[..., bool], *arguments: Any) -> None:
         listed.append(Case(name, "covered", partial(happens, *arguments), at_least=COVERED))
 
@@ -200,39 +215,38 @@ def cases() -> list[Case]:
         alarm(f"equal models: accuracy, {rows} rows", models_told_apart, partial(right, 2, 1, rows), True)
     for rows in (30, 100, 1000):
         alarm(f"equal models: loss, {rows} rows", models_told_apart, partial(losses, 1, rows), False)
+    for rows in (100, 1000):
         alarm(f"equal models: skewed loss, {rows} rows", models_told_apart, partial(skewed_losses, 1, rows), False)
+    compares("equal models: skewed loss, 30 rows", models_told_apart, partial(skewed_losses, 1, 30), False)
     for seeds in SEEDS:
         for spread in SPREADS:
             name, size = f"{seeds} seeds, 1000 rows, spread {spread:g}", spread * rows_error(1000)
             alarm(f"the same settings: {name}", settings_told_apart, partial(sides, seeds, 1000, spread=size), True)
-        draw = partial(right, 2, seeds, 1000, spread=rows_error(1000))
-        alarm(f"equal settings: {seeds} seeds, 1000 rows, spread 1", settings_told_apart, draw, True)
-    for rows in (100, 10_000):
-        draw = partial(sides, 3, rows, spread=rows_error(rows))
-        alarm(f"the same settings: 3 seeds, {rows} rows, spread 1", settings_told_apart, draw, True)
+    for seeds, rows in ((2, 1000), (3, 100), (3, 10_000)):
+        draw = partial(sides, seeds, rows, spread=rows_error(rows))
+        alarm(f"the same settings: {seeds} seeds, {rows} rows, spread 1", settings_told_apart, draw, True)
+    for spread in SPREADS:
+        draw = partial(sides, 1, 10_000, spread=spread * rows_error(10_000))
+        compares(f"the same settings: one model of each, 10000 rows, spread {spread:g}", models_told_apart, draw, True)
     for seeds in SEEDS:
-        alarm(
-            f"equal settings: loss, {seeds} seeds, 1000 rows",
-            settings_told_apart,
-            partial(losses, seeds, 1000, 0.02),
-            False,
-        )
+        name = f"{seeds} seeds, 1000 rows"
+        draw = partial(right, 2, seeds, 1000, spread=rows_error(1000))
+        alarm(f"equal settings: {name}, spread 1", settings_told_apart, draw, True)
+        draw = partial(baseline_beside, seeds, 1000, 3 * rows_error(1000))
+        alarm(f"equal to a baseline: {name}, spread 3", settings_told_apart, draw, True)
+        draw = partial(losses, seeds, 1000, 0.02)
+        alarm(f"equal settings: loss, {name}", settings_told_apart, draw, False)
         draw = partial(skewed_losses, seeds, 1000)
-        alarm(f"equal settings: skewed loss, {seeds} seeds, 1000 rows", settings_told_apart, draw, False)
+        alarm(f"equal settings: skewed loss, {name}", settings_told_apart, draw, False)
     for seeds in SEEDS:
         for spread in (0.1, 1.0, 3.0):
             name, size = f"best of ten: {seeds} seeds, 1000 rows, spread {spread:g}", spread * rows_error(1000)
             alarm(name, best_told_apart, 10, seeds, 1000, size)
-    happens = partial(best_told_apart, 10, 3, 1000, rows_error(1000), corrected=False)
-    listed.append(Case("best of ten without Holm's correction: 3 seeds, 1000 rows, spread 1", "told apart", happens))
-    listed.append(
-        Case(
-            "2 points better: 3 seeds, 10000 rows, spread 0.2 points",
-            "better",
-            partial(found, 3, 10_000, 0.002, 0.02),
-            at_least=FOUND,
-        )
-    )
+    name, size = "best of ten without Holm's correction: 3 seeds, 1000 rows, spread 1", rows_error(1000)
+    compares(name, best_told_apart, 10, 3, 1000, size, False)
+    happens = partial(found, 3, 10_000, 0.002, 0.02)
+    name = "2 points better: 3 seeds, 10000 rows, spread 0.2 points"
+    listed.append(Case(name, "better", happens, at_least=FOUND))
     for seeds in SEEDS:
         happens = partial(found, seeds, 1000, rows_error(1000), 0.02)
         listed.append(Case(f"2 points better: {seeds} seeds, 1000 rows, spread 1", "better", happens))
@@ -267,7 +281,7 @@ def row(name: str, counted: str, hits: int, runs: int, bound: str) -> dict[str, 
     limits = stats.binomtest(hits, runs).proportion_ci(method="wilson")
     share = f"{hits / runs:.1%} ({limits.low:.1%} to {limits.high:.1%})"
     print(f"| {name} | {counted} | {runs} | {share} | {bound} |", flush=True)
-    return {"case": name, "counted": counted, "hits": hits, "runs": runs, "low": limits.low, "high": limits.high}
+    return {"case": name, "counted": counted, "hits": hits, "runs": runs}
 
 
 def run_drawn(runs: int) -> list[dict[str, Any]]:
@@ -295,8 +309,8 @@ def run_real(pairs: int = PAIRS) -> list[dict[str, Any]]:
         averages = [stats.ttest_rel(mine.mean(0), other.mean(0)).pvalue for mine, other in values]
         counts = {
             "compare_settings": sum(told_apart(each) for each in answers),
-            "paired t over rows, one run of each": sum(p_value <= 0.05 for p_value in one_each),
-            "paired t over rows, averages of three": sum(p_value <= 0.05 for p_value in averages),
+            "paired t over rows, one run of each": sum(bool(p_value <= 0.05) for p_value in one_each),
+            "paired t over rows, averages of three": sum(bool(p_value <= 0.05) for p_value in averages),
         }
         rows += [row(f"diabetes: {metric}, {by}", "told apart", hits, pairs, "") for by, hits in counts.items()]
     return rows

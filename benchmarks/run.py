@@ -31,6 +31,7 @@ from typing import Any
 from benchmarks.phases import FUNCTIONS
 
 EPOCHS = 100
+RUNS = 2000
 NOTES: dict[str, Any] = {"batch_size": 16, "val_fraction": 0.0, "test_fraction": 0.0, "standardize": False}
 EXPERIMENT = Path(__file__).parent.parent / "experiments" / "height-weight" / "default.yaml"
 
@@ -278,6 +279,24 @@ def views(repeats: int) -> list[Figure]:
     ]
 
 
+def compare(repeats: int) -> Iterator[Figure]:
+    """Comparing the newest of 2,000 runs, and all of them; memory with a tenth of the points beside it."""
+    from benchmarks.stored_runs import compare_last, make_runs
+
+    folders = {epochs: Path.cwd() / str(epochs) for epochs in (100, 10)}
+    for epochs, folder in folders.items():
+        make_runs(folder, RUNS, epochs)
+    newest = [compare_last(folders[100], 20)[0] for _ in range(repeats)]
+    yield Figure(f"compare --last 20 of {RUNS} runs, beyond the imports", "s", newest, bound=3.0)
+    rounds = [{epochs: compare_last(folder, RUNS) for epochs, folder in folders.items()} for _ in range(repeats)]
+    yield Figure(
+        f"compare all of {RUNS} runs of 100 epochs, beyond the imports", "s", [each[100][0] for each in rounds]
+    )
+    for epochs in folders:
+        values = [each[epochs][1] for each in rounds]
+        yield Figure(f"  peak memory, {epochs} epochs each", "GiB", values)
+
+
 def fashion_mnist(repeats: int) -> list[Figure]:
     """The notes' network on all of FashionMNIST, beside the notes' own loop."""
     prepare("fashion-mnist")
@@ -333,6 +352,7 @@ PARTS: dict[str, Callable[[int], Iterable[Figure]]] = {
     "phases": phases,
     "store": store,
     "views": views,
+    "compare": compare,
     "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,
 }

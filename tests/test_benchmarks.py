@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from benchmarks import images, run, verdicts
+import torch
+from benchmarks import comparisons, images, run, verdicts
 from benchmarks.phases import FUNCTIONS
 from torchvision.datasets import CIFAR10, FashionMNIST
 
@@ -45,6 +46,31 @@ def test_verdicts_on_built_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [row["case"] for row in rows] == names
     assert [row["hits"] <= 5 for row in rows] == [True] * 3
     assert rows[2]["hits"] == 0
+
+
+@pytest.mark.slow
+def test_comparisons_of_drawn_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    comparisons.main(["--runs", "1", "--json", str(tmp_path / "comparisons.json")])
+    rows = json.loads((tmp_path / "comparisons.json").read_text())
+    assert [row["case"] for row in rows] == [case.name for case in comparisons.cases()]
+    assert capsys.readouterr().out.count("\n") == len(rows) + 2
+    assert [row["hits"] for row in rows if row["case"].startswith("2 points better: 3 seeds, 10000")] == [1]
+
+
+def test_comparisons_of_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose seeds are good and bad in turns, on the side of three: the runs differ, and the settings do not."""
+    spread = [0.3, -0.3, 0.0, -0.3, 0.3, 0.0]
+
+    def trained(seed: int) -> dict[str, torch.Tensor]:
+        rows, own = (torch.randn(150, generator=torch.Generator().manual_seed(each)) for each in (1000, seed))
+        values = rows + 0.1 * own + spread[seed % 6]
+        return {"loss": values, "accuracy": (values > -1).double()}
+
+    monkeypatch.setattr(comparisons, "train_diabetes", trained)
+    hits = {row["case"]: row["hits"] for row in comparisons.run_real(2)}
+    assert hits["diabetes: loss, compare_settings"] == 0
+    assert hits["diabetes: accuracy, compare_settings"] == 0
+    assert hits["diabetes: accuracy, paired t over rows, one run of each"] == 2
 
 
 def test_a_part_that_fails_is_named_and_the_others_go_on(

@@ -58,7 +58,7 @@ def test_every_module_has_its_layer() -> None:
 @pytest.mark.slow
 def test_a_wheel_has_the_experiments_and_the_license(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    experiments = {f"dlcourse/experiments/{file.relative_to(EXPERIMENTS)}" for file in EXPERIMENTS.glob("*/*.yaml")}
+    experiments = {f"dlcourse/experiments/{file.relative_to(EXPERIMENTS)}" for file in EXPERIMENTS.rglob("*.yaml")}
     assert experiments <= names
     assert {"dlcourse/py.typed", f"dlcourse-{__version__}.dist-info/licenses/LICENSE"} <= names
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from dlcourse import topics
+from dlcourse.evaluation.sweep import sweep
 from dlcourse.experiment import compare, train
 from dlcourse.tracking.opening import open_store
 from dlcourse.training.overfit_batch import overfit
 from dlcourse.training.request import resolve, settings_parser
+from dlcourse.training.space import find_space, read_space
 from tests.conftest import ROOT
 from tests.processes import words_of
 
@@ -25,7 +27,7 @@ def commands(page: Path) -> list[str]:
     typed = [line.partition("#")[0].partition("||")[0].strip() for line in lines]
     in_text = re.findall(r"`((?:make|EXPERIMENT=|ARGS=)[^`]*)`", text)
     typed += [code if code.startswith("make") else f"make train-{page.stem} {code}" for code in in_text]
-    return sorted({line for line in typed if re.match(r"make (train|compare|overfit)-|torchrun |srun ", line)})
+    return sorted({line for line in typed if re.match(r"make (train|compare|overfit|sweep)-|torchrun |srun ", line)})
 
 
 @pytest.mark.parametrize("command", [line for page in PAGES for line in commands(page)])
@@ -34,11 +36,13 @@ def test_commands_can_be_taken(command: str) -> None:
     verb, name, *words = shlex.split(launched) if launched else words_of(command, ROOT)
     topic = topics.find(name)
     parser = settings_parser(topic, verb)
-    parser.add_command({"train": train, "compare": compare, "overfit": overfit}[verb])
+    parser.add_command({"train": train, "compare": compare, "overfit": overfit, "sweep": sweep}[verb])
     values = parser.parse_flags(words)
     groups = [values.get(group) for group in ("data", "model", "trainer", "seed")]
     for experiment in values.get("runs") or values["config"]:
-        resolve(topic, experiment, *groups)
+        request = resolve(topic, experiment, *groups)
+        if verb == "sweep":
+            read_space(find_space(topic, values.get("space", "default")), request)
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)

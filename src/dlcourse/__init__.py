@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dlcourse.evaluation import baselines
     from dlcourse.evaluation.published import check
     from dlcourse.evaluation.remeasure import test
+    from dlcourse.evaluation.sweep import sweep
     from dlcourse.evaluation.tasks import BinaryClassification, Classification, Regression, Task
     from dlcourse.experiment import compare, evaluate_module, train, train_module
     from dlcourse.models.base import CourseModel
@@ -51,6 +52,7 @@ _HOMES = {
     "evaluate_module": "experiment",
     "make_trainer": "training.trainer",
     "open_store": "tracking.opening",
+    "sweep": "evaluation.sweep",
     "test": "evaluation.remeasure",
     "train": "experiment",
     "train_module": "experiment",
@@ -80,6 +82,7 @@ __all__ = [
     "evaluate_module",
     "make_trainer",
     "open_store",
+    "sweep",
     "test",
     "train",
     "train_module",

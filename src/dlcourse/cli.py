@@ -44,6 +44,7 @@ VERBS = {
     "compare": Verb("experiment:compare", "Compare runs and experiments of a topic: which is better, and is it real?"),
     "check": Verb("evaluation.published:check", "Check if a run's result is the published one of its experiment."),
     "overfit": Verb("training.overfit_batch:overfit", "Check if a topic's model can overfit one batch: PASS or FAIL."),
+    "sweep": Verb("evaluation.sweep:sweep", "Choose settings by Optuna, and compare the best with the default."),
     "doctor": Verb("doctor.check:doctor", "Check this machine and the store, or a topic, for problems.", "optional"),
     "topics": Verb("topics:titles", "List the topics.", "none"),
     "ui": Verb("reporting.pages:ui", "Open the MLflow UI with the runs.", "none"),

@@ -403,7 +403,7 @@ def _with_seeds(store: Store, request: Request, name: str, seeds: int, refit: bo
             by_seed.setdefault(run.data.params["seed"], []).append(run)
     wanted = [str(request.settings.seed + place) for place in range(seeds)]
     missing = [number for number in wanted if number not in by_seed]
-    told = {"from the store": list(by_seed), "to be trained": missing}
+    told = {"from the store": sorted(by_seed, key=int), "to be trained": missing}
     log.info("%s: %s", name, "; ".join(f"seed {', '.join(each)} {what}" for what, each in told.items() if each))
     for number in missing:
         one = dataclasses.replace(request, settings=dataclasses.replace(request.settings, seed=int(number)))

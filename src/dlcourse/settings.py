@@ -7,7 +7,7 @@ import argparse
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -65,6 +65,22 @@ class Settings:
         """The settings by dotted name, such as ``model.lr``."""
         groups = {f"{group}.{name}": value for group in GROUPS for name, value in getattr(self, group).items()}
         return {"seed": self.seed, **groups}
+
+    def over(self, values: Mapping[str, Any]) -> "Settings":
+        """These settings with other values, by dotted name."""
+        groups: dict[str, dict[str, Any]] = {group: dict(getattr(self, group)) for group in GROUPS}
+        for name, value in values.items():
+            group, _, key = name.partition(".")
+            groups[group][key] = value
+        return Settings(**groups, seed=self.seed)
+
+    def without(self, names: Collection[str]) -> "Settings":
+        """These settings but for those of some dotted names."""
+        groups: dict[str, dict[str, Any]] = {
+            group: {key: value for key, value in getattr(self, group).items() if f"{group}.{key}" not in names}
+            for group in GROUPS
+        }
+        return Settings(**groups, seed=self.seed)
 
     def changes(self, before: "Settings") -> dict[str, Any]:
         """The settings that differ from those of ``before``, with their new values."""
@@ -289,18 +305,18 @@ def plain(values: Any) -> Any:
     return next((kind(values) for kind in (bool, int, float, str) if isinstance(values, kind)), values)
 
 
-def read_yaml(file: Path | str) -> Mapping[str, Any]:
-    """The content of a YAML file with settings; raises `SettingsError` if it cannot be read or is no mapping."""
+def read_yaml(file: Path | str, flag: str = "--config", example: str = "model: {lr: 0.1}") -> Mapping[str, Any]:
+    """The content of a YAML file that a flag names; raises `SettingsError` if it cannot be read or is no mapping."""
     try:
         values = yaml.load(Path(file).read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or one_line(error)
-        raise SettingsError(f"--config {file}{place} is not valid YAML: {problem}") from error
+        raise SettingsError(f"{flag} {file}{place} is not valid YAML: {problem}") from error
     if not isinstance(values, Mapping) or not values:
         kind = "is empty" if not values else f"holds a {type(values).__name__}"
-        raise SettingsError(f"--config {file} {kind}: write keys and values into it, such as model: {{lr: 0.1}}")
+        raise SettingsError(f"{flag} {file} {kind}: write keys and values into it, such as {example}")
     model = values.get("model")
     if not isinstance(model, Mapping):
         return values

@@ -409,6 +409,7 @@ def test_seeds_are_trainings_within_one_run_and_the_best_has_model_and_figures(s
     store = dlcourse.open_store()
     parent = store.client.get_run(seeds_run.run_id)
     assert (parent.data.tags["dlcourse.kind"], parent.data.params["seeds"]) == ("seeds", "3")
+    assert seeds_run.ok, seeds_run.lost
     assert seeds_run.runs.keys() == {"seed 4", "seed 5", "seed 6"}
     children = {part: store.client.get_run(run_id) for part, run_id in seeds_run.runs.items()}
     best = max(children, key=lambda part: children[part].data.metrics["val/final_accuracy"])

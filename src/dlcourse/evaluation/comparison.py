@@ -132,7 +132,7 @@ class Comparison:
     def _as_text(self, each: Table) -> str:
         head, *lines = cells(each, self.metric)
         # What is the same in all rows, such as the device, is told once below.
-        common = [place for place in range(2, len(head)) if len({line[place] for line in lines}) == 1]
+        common = [place for place in range(3, len(head)) if len({line[place] for line in lines[: len(each.rows)]}) == 1]
         kept = [place for place in range(len(head)) if place not in common]
         widths = [max(len(line[place]) for line in (head, *lines)) for place in kept]
         text = [

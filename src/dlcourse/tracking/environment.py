@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from dlcourse.errors import one_line, without_password
@@ -15,14 +16,21 @@ from dlcourse.errors import one_line, without_password
 
 def environment() -> str:
     """Command, machine, Python and packages, a line each; pip can install from it."""
+    packages = _packages()
+    machine = f"# {platform.platform()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    lines = [f"{name}=={packages[name]}" for name in sorted(packages, key=str.lower)]
+    return "\n".join([f"# {one_line(command_line())}", machine, f"# Python {platform.python_version()}", *lines]) + "\n"
+
+
+@cache
+def _packages() -> dict[str, str]:
+    """The version of each package: read once, which takes as long as a short training."""
     packages = {}
     for each in importlib.metadata.distributions():
         with suppress(OSError, KeyError):  # an installation that was cut off has no METADATA, or no name in it
             if name := each.metadata["Name"]:
                 packages[name] = each.version
-    machine = f"# {platform.platform()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    lines = [f"{name}=={packages[name]}" for name in sorted(packages, key=str.lower)]
-    return "\n".join([f"# {one_line(command_line())}", machine, f"# Python {platform.python_version()}", *lines]) + "\n"
+    return packages
 
 
 def command_line() -> str:

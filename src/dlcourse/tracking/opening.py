@@ -76,7 +76,7 @@ def open_store(start: Path | None = None) -> Store:
         _check_server(uri)
     else:
         with suppress(ArgumentError, NoSuchModuleError):  # no database; MLflow may know this kind of store
-            _check_driver(uri)
+            check_driver(uri)
             if database := _sqlite_file(uri):
                 return _open_files(database)
     store = Store(uri, None)
@@ -175,8 +175,13 @@ def request(uri: str, path: str = "") -> requests.Response:
     return requests.get(uri.rstrip("/") + path, timeout=10)
 
 
-def _check_driver(uri: str) -> None:
-    """Look for the database's driver first: MLflow tries for 100 seconds to connect without one."""
+def check_driver(uri: str) -> None:
+    """Look for a database's driver: MLflow tries for 100 seconds to connect without one.
+
+    Raises:
+        CourseError: It is not installed.
+        ArgumentError, NoSuchModuleError: This is no database's URI, of SQLAlchemy.
+    """
     try:
         make_url(uri).get_dialect().import_dbapi()
     except ModuleNotFoundError as error:

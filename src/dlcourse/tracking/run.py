@@ -106,6 +106,7 @@ class Run:
         history: Every metric logged so far, by name, as (step, value).
         lost: What is not in the store, and why.
         advice: How to continue a run that was stopped; by default with ``--resume``, if there is a checkpoint.
+        is_shared: Whether other processes go on with the run, so that leaving it does not end it, unless by an error.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Run:
         self.tags: dict[str, str] = dict(stored.data.tags) if stored else {}
         self.history: dict[str, list[tuple[int, float]]] = {}
         self.advice: str | None = None
+        self.is_shared = False
         self.run_id: str = stored.info.run_id if stored else ""
         self.experiment_id: str = stored.info.experiment_id if stored else ""
         self._watched = watched
@@ -312,12 +314,13 @@ class Run:
         # A part, such as a baseline, is used by later runs, and has to be complete.
         is_complete = self.reachable and not (self._within and self.lost)
         status = "KILLED" if is_stopped else "FINISHED" if is_complete and not self._failure else "FAILED"
-        if self.run_id:
+        if self.run_id and not (self.is_shared and error is None):
             with self.attempt("how it ended"):
+                is_first = self._end_time is None
                 self._end_time = self._end_time or int(time.time() * 1000)
                 self.store.client.set_terminated(self.run_id, status, self._end_time)
                 self._has_ended = True
-                if status == "FINISHED":  # the pages show what runs differ in, and nobody needs its process any more
+                if status == "FINISHED" and is_first:  # the pages show what runs differ in: no process any more
                     self.store.client.delete_tag(self.run_id, "dlcourse.process")
         if self._within:
             self._within.lost |= {f"{self.part_name}: {what}": why for what, why in self.lost.items()}

@@ -106,7 +106,7 @@ class Store:
             "mlflow.user": user_name(),
             "mlflow.source.type": "LOCAL",
             "mlflow.source.name": "dlcourse",
-            "dlcourse.process": f"{socket.gethostname()}:{os.getpid()}",
+            "dlcourse.process": this_process(),
             **git_commit(),
         }
         try:
@@ -126,6 +126,14 @@ class Store:
             raise CourseError(
                 f"the run's files cannot be kept ({one_line(error)}): make room, or set TMPDIR"
             ) from error
+
+    def take_over(self, run: Run) -> None:
+        """Mark a run as RUNNING in this process, whoever began it, and if it has ended."""
+        with run.attempt("that it goes on"):
+            self.client.update_run(run.run_id, "RUNNING")
+            self.client.set_tag(run.run_id, "dlcourse.process", this_process())
+            if "dlcourse.error" in self.client.get_run(run.run_id).data.tags:
+                self.client.delete_tag(run.run_id, "dlcourse.error")
 
     def get_run(self, run_id: str) -> StoredRun | None:
         """The run with this id; None where there is none (any more)."""
@@ -222,6 +230,11 @@ def process_of(run: StoredRun) -> tuple[str, str]:
     tags = run.data.tags
     host, _, pid = tags.get("dlcourse.process", "").rpartition(":")
     return host or tags.get("dlcourse.host", ""), pid or tags.get("dlcourse.pid", "")  # as earlier versions had them
+
+
+def this_process() -> str:
+    """Name of this machine and number of this process, as runs have them."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def mlflow_command(*arguments: str) -> str:

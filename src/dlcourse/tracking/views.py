@@ -125,7 +125,7 @@ def runs_address(store: Store, experiment_id: str) -> str:
 
 
 def results(page: Page) -> State:
-    """Newest first, without baselines and folds: verdict, figures, and the settings that people change."""
+    """Newest first, without baselines, folds and trials: verdict, figures, and the settings that people change."""
     on_test = [f"metrics.`test/{page.metric}`", f"metrics.`val/final_{page.metric}`"]
     on_train = [f"metrics.`train/final_{page.metric}`"]
     settings = [f"params.`{name}`" for name in (*page.settings, "seed")]
@@ -133,8 +133,8 @@ def results(page: Page) -> State:
     first, last = (on_test, on_train) if page.is_validated else (on_train, on_test)
     columns = ["tags.`verdict`", *first, "tags.`overfitting`", *settings, *last]
     return {
-        # Sorted by a metric, folds would stand among the trainings: the page of their parent lists them.
-        "searchFilter": "tags.`dlcourse.kind` != 'baseline' AND tags.`dlcourse.kind` != 'fold'",
+        # Sorted by a metric, folds and trials would stand among the trainings: the page of their parent lists them.
+        "searchFilter": " AND ".join(f"tags.`dlcourse.kind` != '{kind}'" for kind in ("baseline", "fold", "trial")),
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "selectedColumns": columns,

@@ -206,12 +206,17 @@ def settings_parser(topic: Topic, verb: str) -> SettingsParser:
     return parser
 
 
-def experiments_of(topic: Topic) -> dict[str, Path]:
-    """The YAML files of a topic by name: of the nearest ``experiments/<topic>`` upwards, else the package's own."""
+def experiments_folder(topic: Topic) -> Path | None:
+    """The nearest folder ``experiments/<topic>`` upwards, else the package's own, if there is one."""
     package = Path(dlcourse.__file__).parent
     packaged = (package / "experiments", package.parent.parent / "experiments")  # of a wheel, of the repository
     folders = [nearest_folder(f"experiments/{topic.name}"), *(place / topic.name for place in packaged)]
-    folder = next((place for place in folders if place and place.is_dir()), None)
+    return next((place for place in folders if place and place.is_dir()), None)
+
+
+def experiments_of(topic: Topic) -> dict[str, Path]:
+    """The YAML files of a topic's experiments by name."""
+    folder = experiments_folder(topic)
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))} if folder else {}
 
 

@@ -79,7 +79,8 @@ def log_start(
         }
     run.set_tags({"dlcourse.version": __version__})
     run.log_start(params=settings.flat(), settings=settings.as_yaml(), datasets=datasets)
-    log.info("%s: %s; run %s", topic.name, rows_text(data) if datasets else data.origin, run.run_id)
+    if run.name == run.part_name:  # not a part, whose rows are those of the whole
+        log.info("%s: %s; run %s", topic.name, rows_text(data) if datasets else data.origin, run.run_id)
 
 
 def log_data(run: Run, topic: Topic, data: SplitData, evaluations: Mapping[Split, Evaluation]) -> None:
