@@ -67,9 +67,11 @@ def published(topic: str, experiment: str, metric: str, runs: Sequence[StoredRun
 
 
 def commit() -> str:
-    """The commit of the sources; with ``-dirty`` where files that git knows differ from it."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--match=", "--abbrev=12", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    """The commit of this repository; with ``-dirty`` where sources or experiments differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+    differing = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "src", "experiments"], check=False).returncode
+    return head.stdout.strip() + "-dirty" * differing
 
 
 def keep(result: Published, file: Path) -> None:
