@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dlcourse.data.rows import Rows
     from dlcourse.errors import CourseError, SettingsError
     from dlcourse.evaluation import baselines
+    from dlcourse.evaluation.published import check
     from dlcourse.evaluation.remeasure import test
     from dlcourse.evaluation.sweep import sweep
     from dlcourse.evaluation.tasks import BinaryClassification, Classification, Regression, Task
@@ -46,6 +47,7 @@ _HOMES = {
     "Task": "evaluation.tasks",
     "Topic": "topics",
     "baselines": "evaluation",
+    "check": "evaluation.published",
     "compare": "experiment",
     "evaluate_module": "experiment",
     "make_trainer": "training.trainer",
@@ -75,6 +77,7 @@ __all__ = [
     "Task",
     "Topic",
     "baselines",
+    "check",
     "compare",
     "evaluate_module",
     "make_trainer",

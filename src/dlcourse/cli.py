@@ -3,6 +3,7 @@
 import atexit
 import gc
 import importlib
+import inspect
 import json
 import logging
 import math
@@ -41,6 +42,7 @@ VERBS = {
     "train": Verb("experiment:train", "Train a topic's model, compare it with its baselines, and save it as a run."),
     "test": Verb("evaluation.remeasure:test", "Evaluate a run's model, or a checkpoint, on its test rows again."),
     "compare": Verb("experiment:compare", "Compare runs and experiments of a topic: which is better, and is it real?"),
+    "check": Verb("evaluation.published:check", "Check if a run's result is the published one of its experiment."),
     "overfit": Verb("training.overfit_batch:overfit", "Check if a topic's model can overfit one batch: PASS or FAIL."),
     "sweep": Verb("evaluation.sweep:sweep", "Choose settings by Optuna, and compare the best with the default."),
     "doctor": Verb("doctor.check:doctor", "Check this machine and the store, or a topic, for problems.", "optional"),
@@ -193,8 +195,8 @@ def _parsed(
 ) -> dict[str, Any]:
     from dlcourse.settings import SettingsParser
 
-    parser = SettingsParser(f"dlcourse {name}", verb.text)
-    if topic:
+    parser = SettingsParser(f"dlcourse {name}{f' {topic.name}' if topic else ''}", verb.text)
+    if topic and "trainer" in inspect.signature(function).parameters:  # others have no settings
         from dlcourse.training.request import settings_parser
 
         parser = settings_parser(topic, name)

@@ -6,6 +6,7 @@ from dlcourse.data.datamodule import CourseData
 from dlcourse.evaluation.assessment import Assessment, evaluate_splits, final_metrics, judge_model
 from dlcourse.evaluation.baseline_runs import fingerprint_of, measure_baselines
 from dlcourse.evaluation.predictions import PREDICTIONS, save_predictions
+from dlcourse.evaluation.published import agreement
 from dlcourse.evaluation.verdict import Verdict, diverged
 from dlcourse.export.model import ModelPage, export_model
 from dlcourse.reporting.note import headline, note_of, run_page
@@ -108,6 +109,7 @@ def present(run: Run, topic: Topic, fitted: Fitted, measured: Measured) -> Resul
         checkpoint=str(fitted.checkpoint) if assessment and fitted.checkpoint else None,
         model_uri=exported.uri if exported else None,
         overfitting=fitted.overfitting,
+        published=agreement(topic.name, run.params, run.tags, measured.metrics),
         lost=run.lost,
         history={key: list(points) for key, points in run.history.items()},
         fitted=fitted,

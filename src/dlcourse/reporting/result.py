@@ -33,6 +33,8 @@ class Result:
         checkpoint: The file with the kept weights; None if the training diverged.
         model_uri: The verified model in the store, ``models:/...``; None if there is none.
         overfitting: None without validation rows.
+        published: Range and number of the published results with the same settings and rows, and whether this one is
+            as expected; empty where none is published.
         lost: Whatever is not in the store, with the reason; complete when the run has ended.
         history: Every metric by epoch: (epoch, value).
         fitted: The trained model with its data, and how the training ended.
@@ -48,6 +50,7 @@ class Result:
     primary_metric: str
     verdict: Verdict
     overfitting: Overfitting | None
+    published: str
     baseline_runs: dict[str, str]
     answers: dict[str, float]
     checkpoint: str | None
@@ -109,6 +112,8 @@ def card_lines(result: Result) -> list[tuple[str, str]]:
         lines.append(("why", verdict.advice))
     if result.assessment:
         lines += _metric_lines(result, result.assessment)
+    if result.published:
+        lines.append(("published", result.published))
     lines.append(("data", rows_text(data)))
     if data.eval_split == "train":
         lines.append(("generalisation", "not measured: every row was a training row"))

@@ -101,6 +101,8 @@ class Run:
         experiment_id: MLflow's id of the topic's experiment; empty in the same case.
         folder: Where to write the run's files: its artifact folder where that is on this disk, else a temporary folder,
             which is uploaded when the run ends.
+        params: Every parameter logged so far, as the store has it.
+        tags: Every tag set so far, and those that the run has from the start.
         history: Every metric logged so far, by name, as (step, value).
         lost: What is not in the store, and why.
         advice: How to continue a run that was stopped; by default with ``--resume``, if there is a checkpoint.
@@ -119,6 +121,8 @@ class Run:
         self.store = store
         self.name = name
         self.lost: dict[str, str] = {}
+        self.params: dict[str, str] = {}
+        self.tags: dict[str, str] = dict(stored.data.tags) if stored else {}
         self.history: dict[str, list[tuple[int, float]]] = {}
         self.advice: str | None = None
         self.is_shared = False
@@ -205,12 +209,14 @@ class Run:
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters; those that are no strings are written as JSON."""
+        self.params |= as_params(params)
         self._waiting["params"] += [entities.Param(name, value) for name, value in as_params(params).items()]
         if self.reachable:
             self.write()
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; a later value of a tag replaces an earlier one."""
+        self.tags |= tags
         others = [tag for tag in self._waiting["tags"] if tag.key not in tags]
         self._waiting["tags"] = others + [entities.RunTag(name, value) for name, value in tags.items()]
         if self.reachable:
