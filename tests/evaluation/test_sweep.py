@@ -15,6 +15,7 @@ import pytest
 import yaml
 from optuna.trial import FrozenTrial
 
+import dlcourse
 from dlcourse.cli import main
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Split
@@ -27,6 +28,7 @@ from dlcourse.tracking.store import StoredRun
 from dlcourse.training.callbacks.pruning import Pruning
 from dlcourse.training.request import resolve
 from tests.conftest import EXPERIMENTS, ROOT, shared_project
+from tests.foreign_modules import BlobClassifier, BlobsDataModule
 from tests.image_sets import write_fashion_mnist
 from tests.postgresql import postgresql, programs
 from tests.processes import start_script, wait_for_line, words_of
@@ -242,8 +244,24 @@ def test_the_space_of_images(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert 0 <= result.best_value <= 1
 
 
+@pytest.mark.usefixtures("not_compared")
+@pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated")
+def test_a_module_of_ones_own(project: Path) -> None:
+    task = dlcourse.Classification()
+    topic = dlcourse.Topic(
+        "blobs", "Blobs", BlobsDataModule, BlobClassifier, dlcourse.baselines.of_task(task), task=task
+    )
+    space = {"model.lr": {"low": 0.01, "high": 1.0, "log": True}, "data.batch_size": {"choices": [25, 50]}}
+    result = sweep(topic, space=write_space(project, space), trials=2, trainer=SHORT | {"log_every_n_steps": 1})
+    assert result.trials["complete"] == 2
+    reported = [trial.intermediate_values for trial in stored_trials(f"sqlite:///{project}/mlruns/sweeps.db")]
+    assert [list(each) for each in reported] == [[0, 1], [0, 1]]
+    assert result.best_value == min(value for each in reported for value in each.values())
+
+
 WORKER = """
 import os, sys, time
+import dlcourse
 from dlcourse.cli import main
 from dlcourse.evaluation import sweep
 from dlcourse.tracking import studies
