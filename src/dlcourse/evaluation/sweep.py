@@ -29,6 +29,7 @@ from dlcourse.experiment import compare
 from dlcourse.reporting.card import in_columns
 from dlcourse.reporting.note import link, picture, run_page, table
 from dlcourse.reporting.pages import prepare_pages
+from dlcourse.reporting.phases import phase
 from dlcourse.settings import PositiveInt, Seed, Settings, nearest_folder, shown
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
@@ -259,10 +260,11 @@ def _begun(store: Store, study: optuna.Study, content: Mapping[str, Any]) -> Run
         CourseError: The study is about something else, or has its runs in another store.
     """
     end = time.monotonic() + GRACE_SECONDS
-    while RUN not in study.user_attrs:
-        if time.monotonic() > end:
-            return None
-        time.sleep(0.2)
+    with phase("waiting for the worker that began the study"):
+        while RUN not in study.user_attrs:
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.2)
     before = study.user_attrs[CONTENT]
     if before != content:
         pairs = [(_flat(before), _flat(content)), (_flat(content), _flat(before))]
@@ -328,8 +330,7 @@ def _train(request: Request, space: Space, parent: Run, trial: Trial) -> float:
         if fitted.divergence.epoch is not None:
             raise CourseError(diverged(fitted.divergence.epoch, fitted.divergence.loss, remedy(fitted)).text)
         checkpoint = fitted.trainer.checkpoint_callback
-        assert isinstance(checkpoint, ModelCheckpoint)
-        if checkpoint.best_model_score is None:
+        if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.best_model_score is None:
             raise CourseError(f"it ended before {topic.monitor} was first measured")
         evaluation = evaluate(fitted.trainer, model, fitted.task, data, "val")
         run.log_metrics({**evaluation.finals, "best_epoch": fitted.epoch})
