@@ -10,13 +10,15 @@ EXPERIMENTS ?= default
 SPACE ?= default
 TRIALS ?= 30
 WORKERS ?= 2
+ONLY ?=
+SEEDS ?= 10
 ARGS ?=
 ACTIVATIONS := sigmoid tanh relu leaky_relu elu gelu silu softplus
 # Images that set this would make every command compile all packages anew: 13 s to import dlcourse instead of 4 s.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock topics lint test test-fast test-lowest bench doctor ui screenshots wheel clean
+.PHONY: help setup lock topics lint test test-fast test-lowest bench reproduce doctor ui screenshots wheel clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z%<>-]+:.*##' Makefile | sed -E 's/^([a-z%-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -88,6 +90,9 @@ test-lowest: $(READY)  ## The tests with the lowest versions that pyproject.toml
 
 bench: $(READY)  ## Measure start-up, training and tracking beside a plain loop
 	@$(RUN) benchmarks.run $(ARGS)
+
+reproduce: $(READY)  ## Measure docs/results.json anew: ONLY=topic/experiment SEEDS=10
+	@$(RUN) benchmarks.reproduce $(ONLY) --seeds $(SEEDS) $(ARGS)
 
 screenshots: $(READY)  ## Make the pictures of docs/mlflow.md anew, with Chromium
 	@$(RUN) docs.take_screenshots docs/figures

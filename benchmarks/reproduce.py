@@ -33,6 +33,8 @@ RESULTS = ROOT / "docs" / "results.json"
 def reproduce(name: str, seeds: int, commit: str) -> Published:
     """Train ``topic/experiment`` with seeds 0, 1, ... in the current folder's store.
 
+    Where every row is a training row, the metric is the loss, which is what such a training is about.
+
     Raises:
         SettingsError: There is no such topic or experiment, or it has a single seed.
         CourseError: Fewer than two trainings did not diverge.
@@ -41,7 +43,8 @@ def reproduce(name: str, seeds: int, commit: str) -> Published:
     result = dlcourse.train(topic, config=experiment, seed=0, seeds=seeds)
     assert isinstance(result, Repeated)
     runs = [open_store().client.get_run(run_id) for run_id in result.runs.values()]
-    return published(topic, experiment, final_name(result.eval_split, result.primary_metric), runs, commit)
+    metric = "loss" if result.eval_split == "train" else result.primary_metric
+    return published(topic, experiment, final_name(result.eval_split, metric), runs, commit)
 
 
 def published(topic: str, experiment: str, metric: str, runs: Sequence[StoredRun], commit: str) -> Published:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import comparisons, images, run, verdicts
+from benchmarks import comparisons, images, reproduce, run, verdicts
 from benchmarks.phases import FUNCTIONS
 from torchvision.datasets import CIFAR10, FashionMNIST
 
+from dlcourse.evaluation.published import published_results
 from tests.image_sets import NOWHERE, write_fashion_mnist
 
 
@@ -138,3 +139,20 @@ def test_image_sets_are_decoded_for_the_loops_that_are_measured(
     write_fashion_mnist(tmp_path / "data", monkeypatch)
     assert len(images.notes_loop()) == 2
     assert len(images.tensor_loop()) == 3
+
+
+@pytest.mark.slow
+def test_an_experiment_is_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the others in the file, and as published."""
+    monkeypatch.chdir(tmp_path)
+    file, (other, *_) = tmp_path / "results.json", published_results()
+    reproduce.keep(other, file)
+    reproduce.main(["gradient-descent/default", "--seeds", "2", "--results", "results.json"])
+    kept = {f"{each.topic}/{each.experiment}": each for each in published_results(file)}
+    new = kept.pop("gradient-descent/default")
+    assert kept == {f"{other.topic}/{other.experiment}": other}
+    assert [*new.values] == ["0", "1"]
+    before = next(each for each in published_results() if (each.topic, each.experiment) == (new.topic, new.experiment))
+    assert before.answer([*new.values.values()]) == "as expected"
+    assert (new.settings, new.computing, new.split) == (before.settings, before.computing, before.split)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]

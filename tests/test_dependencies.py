@@ -60,7 +60,7 @@ def test_a_wheel_has_the_experiments_and_the_license(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     experiments = {f"dlcourse/experiments/{file.relative_to(EXPERIMENTS)}" for file in EXPERIMENTS.rglob("*.yaml")}
     assert experiments <= names
-    assert {"dlcourse/py.typed", f"dlcourse-{__version__}.dist-info/licenses/LICENSE"} <= names
+    assert {"dlcourse/py.typed", "dlcourse/results.json", f"dlcourse-{__version__}.dist-info/licenses/LICENSE"} <= names
 
 
 def test_an_installed_wheel_finds_its_experiments(
@@ -70,3 +70,5 @@ def test_an_installed_wheel_finds_its_experiments(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     done = dlcourse("train", "diabetes", "--config", "relu", "--print_config")
     assert "activation: relu" in done.stdout, done.stderr
+    done = dlcourse("check", "image-folder")
+    assert "nothing is published of image-folder" in done.stderr
