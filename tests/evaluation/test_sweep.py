@@ -15,6 +15,7 @@ import pytest
 import yaml
 from optuna.trial import FrozenTrial
 
+import dlcourse
 from dlcourse.cli import main
 from dlcourse.data.datamodule import CourseData
 from dlcourse.data.rows import Split
@@ -27,6 +28,7 @@ from dlcourse.tracking.store import StoredRun
 from dlcourse.training.callbacks.pruning import Pruning
 from dlcourse.training.request import resolve
 from tests.conftest import EXPERIMENTS, ROOT, shared_project
+from tests.foreign_modules import BlobClassifier, BlobsDataModule
 from tests.image_sets import write_fashion_mnist
 from tests.postgresql import postgresql, programs
 from tests.processes import start_script, wait_for_line, words_of
@@ -35,9 +37,10 @@ SPACE = {"model.lr": {"low": 0.001, "high": 0.1, "log": True}, "model.hidden": {
 SHORT: dict[str, Any] = {"max_epochs": 2, "accelerator": "cpu"}
 
 
-@pytest.fixture(autouse=True)
-def _few_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_module, "SEEDS", 2)
+@pytest.fixture
+def not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the trainings of the comparison, which is a part of the sweep that `TestASweep` looks at."""
+    monkeypatch.setattr(sweep_module, "_compare", lambda *_: "not compared")
 
 
 @pytest.fixture
@@ -174,6 +177,7 @@ class TestASweep:
             sweep("diabetes", space="space.yaml", storage=uri, trials=3, trainer=SHORT)
 
 
+@pytest.mark.usefixtures("not_compared")
 def test_pruned_stopped_and_gone_on_with(project: Path, space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class First(optuna.pruners.NopPruner):
         def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -224,22 +228,40 @@ def test_what_is_refused(entries: Any, settings: dict[str, Any], named: str, pro
     assert stored_runs("sweep") == []
 
 
+@pytest.mark.usefixtures("not_compared")
 def test_make_sweeps(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "experiments").symlink_to(EXPERIMENTS)
     assert main([*words_of("make sweep-diabetes TRIALS=1", ROOT), "--trainer.max_epochs", "1"]) == 0
     assert "1 complete" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("not_compared")
 def test_the_space_of_images(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_fashion_mnist(project / "data", monkeypatch, train=60, test=20)
     data, trainer = {"batch_size": 20, "val_rows": 20}, SHORT | {"limit_batches": 1, "max_epochs": 1}
     result = sweep("fashion-mnist", config="quick", trials=1, data=data, model={"compile": False}, trainer=trainer)
-    assert result.monitor == "val/accuracy"
-    assert "quick" in result.sentence
+    assert (result.monitor, result.sentence) == ("val/accuracy", "not compared")
+    assert 0 <= result.best_value <= 1
+
+
+@pytest.mark.usefixtures("not_compared")
+@pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated")
+def test_a_module_of_ones_own(project: Path) -> None:
+    task = dlcourse.Classification()
+    topic = dlcourse.Topic(
+        "blobs", "Blobs", BlobsDataModule, BlobClassifier, dlcourse.baselines.of_task(task), task=task
+    )
+    space = {"model.lr": {"low": 0.01, "high": 1.0, "log": True}, "data.batch_size": {"choices": [25, 50]}}
+    result = sweep(topic, space=write_space(project, space), trials=2, trainer=SHORT | {"log_every_n_steps": 1})
+    assert result.trials["complete"] == 2
+    reported = [trial.intermediate_values for trial in stored_trials(f"sqlite:///{project}/mlruns/sweeps.db")]
+    assert [list(each) for each in reported] == [[0, 1], [0, 1]]
+    assert result.best_value == min(value for each in reported for value in each.values())
 
 
 WORKER = """
 import os, sys, time
+import dlcourse
 from dlcourse.cli import main
 from dlcourse.evaluation import sweep
 from dlcourse.tracking import studies
@@ -261,7 +283,7 @@ sys.exit(main(["sweep", "diabetes", "--space", "space.yaml", "--trials", "6", "-
 """
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.processes)])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def storage(request: pytest.FixtureRequest, project: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{project}/sweeps.db"
@@ -273,7 +295,7 @@ def storage(request: pytest.FixtureRequest, project: Path) -> Iterator[str]:
         yield uri
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_three_workers_one_of_which_is_killed(storage: str, project: Path, space: Path) -> None:
     """It costs one trial; no other is lost or made twice, and the study ends with at most one more for each other."""
     (project / "worker.py").write_text(WORKER, encoding="utf-8")

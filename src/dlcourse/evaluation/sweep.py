@@ -29,6 +29,7 @@ from dlcourse.experiment import compare
 from dlcourse.reporting.card import in_columns
 from dlcourse.reporting.note import link, picture, run_page, table
 from dlcourse.reporting.pages import prepare_pages
+from dlcourse.reporting.phases import phase
 from dlcourse.settings import PositiveInt, Seed, Settings, nearest_folder, shown
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
@@ -65,10 +66,11 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "figures/importances.png": plots.plot_param_importances,
     "figures/slices.png": plots.plot_slice,
 }
+OF_ANOTHER = "another worker compares the best settings with those that the sweep began with"
 MOST_ROWS = 10
 """Of the table in the note: a tag holds 5000 characters."""
-DPI = 100
-"""Gives the first two a width of 640 pixels, which a run's page has room for."""
+DPI = 96
+"""Gives the first two a width of less than 680 pixels, which a run's page has room for."""
 CONTENT, SENTENCES = "content", "sentences"
 """Attributes of a study: what its trials have in common; what came of comparisons, by the number of the best trial."""
 
@@ -258,10 +260,11 @@ def _begun(store: Store, study: optuna.Study, content: Mapping[str, Any]) -> Run
         CourseError: The study is about something else, or has its runs in another store.
     """
     end = time.monotonic() + GRACE_SECONDS
-    while RUN not in study.user_attrs:
-        if time.monotonic() > end:
-            return None
-        time.sleep(0.2)
+    with phase("waiting for the worker that began the study"):
+        while RUN not in study.user_attrs:
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.2)
     before = study.user_attrs[CONTENT]
     if before != content:
         pairs = [(_flat(before), _flat(content)), (_flat(content), _flat(before))]
@@ -327,8 +330,7 @@ def _train(request: Request, space: Space, parent: Run, trial: Trial) -> float:
         if fitted.divergence.epoch is not None:
             raise CourseError(diverged(fitted.divergence.epoch, fitted.divergence.loss, remedy(fitted)).text)
         checkpoint = fitted.trainer.checkpoint_callback
-        assert isinstance(checkpoint, ModelCheckpoint)
-        if checkpoint.best_model_score is None:
+        if not isinstance(checkpoint, ModelCheckpoint) or checkpoint.best_model_score is None:
             raise CourseError(f"it ended before {topic.monitor} was first measured")
         evaluation = evaluate(fitted.trainer, model, fitted.task, data, "val")
         run.log_metrics({**evaluation.finals, "best_epoch": fitted.epoch})
@@ -421,6 +423,6 @@ def _result(topic: Topic, space: Space, parent: Run, study: optuna.Study) -> Swe
         best_value=best.value,
         best=space.settings_of(best.params),
         file=str(parent.folder / BEST) if parent.store.folder else f"{BEST}, a file of run {parent.run_id}",
-        sentence=study.user_attrs.get(SENTENCES, {}).get(str(best.number), "another worker compares it"),
+        sentence=study.user_attrs.get(SENTENCES, {}).get(str(best.number), OF_ANOTHER),
         lost=parent.lost,
     )

@@ -51,8 +51,8 @@ def draw_comparison(
             forest.plot([low, high], [place, place], color="black", linewidth=1.4)
             forest.plot(mean, place, "s", color="black", markersize=5)
         forest.axvline(0, color="black", linewidth=0.8)
-        forest.axvspan(-margin, margin, color="grey", alpha=0.15, label=f"within {margin:.3g}")
+        forest.axvspan(-margin, margin, color="grey", alpha=0.15)
         forest.set_yticks(list(places), labels)
-        forest.set(xlabel=f"difference in {difference_name}", title="Differences with 95 % intervals")
-        forest.legend(loc="lower right")
+        forest.set(xlabel=f"difference in {difference_name}; grey: within {margin:.2g}")
+        forest.set(title="Differences with 95 % intervals")
     return figure
