@@ -461,6 +461,15 @@ def test_a_seed_that_diverges_is_told_and_the_others_count(project: Path) -> Non
         train(topic, data=BUNDLED, model={"lr": 1e6}, trainer=QUICK, seeds=2)
 
 
+def test_seeds_without_other_rows_claim_nothing(project: Path) -> None:
+    for topic, config in [("study-hours", "default"), ("gradient-descent", "theta-squared")]:
+        result = train(topic, config=config, trainer={"max_epochs": 3}, seeds=2)
+        assert "2 of 2 seeds" in result.sentence
+        assert "learned" not in result.sentence
+        assert not any(result.differences.values())
+        assert (result.best, result.eval_split) == ("seed 0", "train")
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

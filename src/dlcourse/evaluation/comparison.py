@@ -203,7 +203,7 @@ def cells(each: Table, metric: str) -> list[list[str]]:
             _figure(row.seconds, ".3g"), _figure(row.samples_per_second, ".0f"),
         ]  # fmt: skip
         seeds = str(row.seeds) if row.seeds else "baseline"
-        estimates = [_interval(row.val), _interval(row.test)]
+        estimates = [str(each or "") for each in (row.val, row.test)]
         lines.append([row.name, *estimates, settings, seeds, *figures, row.hardware, row.commit, row.problem])
     if each.eval_split != "test":  # the same column twice, or none of validation rows
         place = 1 if each.eval_split == "val" or not any(row.val for row in each.rows) else 2
@@ -213,13 +213,6 @@ def cells(each: Table, metric: str) -> list[list[str]]:
 
 def _figure(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def _interval(estimate: Estimate | None) -> str:
-    """A mean with its interval, if that is known."""
-    if estimate is None:
-        return ""
-    return f"{estimate.mean:.4g}" if math.isnan(estimate.low) else str(estimate)
 
 
 def sentences(each: Table) -> list[str]:
@@ -319,7 +312,9 @@ class _Comparer:
         pairs, problem = list[Pair](), ""
         if eval_split == "train":
             problem = "these are training rows: which is better on other rows is not known"
-        elif compared:
+        elif not compared:
+            problem = "nothing is compared: that takes outputs on at least two rows"
+        else:
             pairs = self._pairs(compared, baselines[:1], eval_split)
         return Table(
             reason, eval_split, ranked_by, [each.row for each in measured], [each.row for each in baselines], pairs,
@@ -353,9 +348,10 @@ class _Comparer:
         by_seed = None if out is None else out.values("val" if val else eval_split, self.metric)
         gains = [0.0] if by_seed is None else (by_seed.mean(1) * (1 if self.higher_is_better else -1)).tolist()
         row = self._row(each, val, test, differing, problem)
+        told = out.values(eval_split, self.metric) if out else None
         return _Measured(
             each, row, (bool(each.failures), self._loss(ranked)), max(range(len(gains)), key=gains.__getitem__),
-            is_compared=out is not None and out.values(eval_split, self.metric) is not None,
+            is_compared=told is not None and told.shape[1] > 1,
         )  # fmt: skip
 
     def _estimate(self, each: Candidate, out: Outputs | None, split: Split) -> Estimate | None:

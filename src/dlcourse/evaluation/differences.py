@@ -8,7 +8,7 @@ training gives another model. `compare_models` and `compare_settings` answer one
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, exp, floor, hypot, inf, isinf, log, log10
+from math import ceil, exp, floor, hypot, inf, isinf, isnan, log, log10, nan
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -122,7 +122,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean of a metric with its 95 % interval, and the standard deviation over seeds or folds; None with one."""
+    """A mean of a metric with its 95 % interval, and the standard deviation over seeds or folds; None with one.
+
+    The interval is NaN where nothing is known of the rows.
+    """
 
     mean: float
     std: float | None
@@ -130,7 +133,7 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} ({self.low:.4g} to {self.high:.4g})"
+        return f"{self.mean:.4g}" if isnan(self.low) else f"{self.mean:.4g} ({self.low:.4g} to {self.high:.4g})"
 
 
 class _Variance(NamedTuple):
@@ -350,9 +353,11 @@ def mean_over_seeds(values: Tensor) -> Estimate:
     values = values.double()
     if len(values) == 1:
         return Estimate(float(values.mean()), None, *interval_of_mean(values[0]))
+    std = float(values.mean(1).std())
+    if values.shape[1] < 2:  # as in gradient descent on a function without data
+        return Estimate(float(values.mean()), std, nan, nan)
     shares = are_shares(values)
     mean = _mean_over_seeds(_with_rows(values, [1, 1, 0, 0]) if shares else values)
-    std = float(values.mean(1).std())
     return Estimate(float(values.mean()), std, *mean.interval(*((0.0, 1.0) if shares else (-inf, inf))))
 
 

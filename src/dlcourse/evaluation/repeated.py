@@ -87,7 +87,8 @@ class Repeated:
         baselines: The baselines' estimates by baseline, then metric.
         differences: The model's metric minus the baseline's, by baseline, then metric.
         sentence: The verdict.
-        best: The training that is best on validation rows, and has model and figures; empty for folds.
+        best: The training that is best on validation rows, or without any the first; empty for folds.
+        model: Whose model and figures are kept, and why, in words.
         failed: The trainings that failed, with the reason; the others are what is told.
         lost: Whatever is not in the store, with the reason; complete when the run has ended.
     """
@@ -106,6 +107,7 @@ class Repeated:
     sentence: str
     eval_split: Split
     best: str
+    model: str
     failed: dict[str, str]
     lost: dict[str, str]
 
@@ -119,9 +121,9 @@ class Repeated:
         """What the run logs: the means, by the names that a single training has for these rows."""
         metrics = {final_name(self.eval_split, name): each.mean for name, each in self.estimates.items()}
         means = [estimates[self.primary_metric].mean for estimates in self.baselines.values()]
-        metrics[f"{self.eval_split}/baseline_{self.primary_metric}"] = (
-            min(means) if self.lower_is_better else max(means)
-        )
+        if means:
+            best = min(means) if self.lower_is_better else max(means)
+            metrics[f"{self.eval_split}/baseline_{self.primary_metric}"] = best
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     @property
@@ -131,14 +133,14 @@ class Repeated:
         for name, mine in self.estimates.items():
             lines.append((f"{split} {name}", f"{mine}; standard deviation {mine.std or 0:.2g}"))
             for baseline, estimates in self.baselines.items():
-                if name in self.differences[baseline]:
-                    difference = self.differences[baseline][name]
-                    text = f"{difference.rounded_like(mine.mean)}, {difference.comparison}"
-                    lines.append(("", f"{baseline} {estimates[name]}; difference {text}"))
+                text = f"{baseline} {estimates[name]}"
+                if difference := self.differences[baseline].get(name):
+                    text += f"; difference {difference.rounded_like(mine.mean)}, {difference.comparison}"
+                lines.append(("", text))
         lines.append(("", f"mean and 95 % interval over {self.over}"))
         lines += [("failed", f"{part}: {why}") for part, why in self.failed.items()]
-        if self.best:
-            lines.append(("model", f"that of {self.best}, the best on validation rows"))
+        if self.model:
+            lines.append(("model", self.model))
         lines.append(("run", f"{self.run_id} in {self.store}"))
         if self.lost:
             lines.append(("not in the store", f"{', '.join(self.lost)} ({next(iter(self.lost.values()))})"))
@@ -167,7 +169,7 @@ class Repeated:
         head = [f"{split} metric", "model", "baseline", "its metric", "difference"]
         pages = ", ".join(link(part, run_page(experiment_id, run_id)) for part, run_id in self.runs.items())
         told = [f"**{part} failed**: {why}" for part, why in self.failed.items()]
-        told += [f"**model and figures**: those of {self.best}, the best on validation rows"] if self.best else []
+        told += [f"**model and figures**: {self.model}"] if self.model else []
         return "\n\n".join(["<br>".join(lines), table(head, rows), *told, pages])
 
     def as_dict(self) -> dict[str, Any]:
@@ -231,6 +233,7 @@ def cross_validate(request: Request, folds: int, repeats: int, name: str | None 
             sentence=_sentence(task.primary_metric, of_baselines, differences, spread, "these folds"),
             eval_split="test",
             best="",
+            model="",
             failed={},
             lost=parent.lost,
         )
@@ -287,7 +290,11 @@ def train_seeds(request: Request, seeds: int, name: str | None = None) -> Repeat
             present(run, topic, best.fitted, best.measured)
         task, evaluation = best.fitted.task, trained[0].evaluation
         estimates, baselines, differences = _over_seeds(task, trained)
-        rows = f"{len(trained)} seeds and these {len(evaluation.targets)} {SPLIT_NAMES[evaluation.split]} rows"
+        if baselines and evaluation.split != "train":
+            rows = f"{len(trained)} seeds and these {len(evaluation.targets)} {SPLIT_NAMES[evaluation.split]} rows"
+            sentence = _sentence(task.primary_metric, baselines, differences, _spread(trained[0]), rows)
+        else:
+            sentence = _counted_verdicts(trained)
         result = Repeated(
             topic=topic.name,
             run_id=parent.run_id,
@@ -300,9 +307,11 @@ def train_seeds(request: Request, seeds: int, name: str | None = None) -> Repeat
             estimates=estimates,
             baselines=baselines,
             differences=differences,
-            sentence=_sentence(task.primary_metric, baselines, differences, _spread(trained[0]), rows),
+            sentence=sentence,
             eval_split=evaluation.split,
             best=best.run.part_name,
+            model=f"that of {best.run.part_name}, "
+            + ("the best on validation rows" if data.has("val") else "the first: no validation rows tell the best"),
             failed=failed,
             lost=parent.lost,
         )
@@ -415,17 +424,13 @@ def _over_seeds(
         baseline: {name: mean_over_seeds(each) for name, each in metrics.items()}
         for baseline, metrics in of_baselines.items()
     }
-    differences = {
-        baseline: {
-            name: _difference(
-                compare_settings(
-                    values[name], metrics[name][0], higher_is_better=name not in task.lower_is_better, margin=0.0
-                )
-            )
-            for name in names
-        }
-        for baseline, metrics in of_baselines.items()
-    }
+    differences: dict[str, dict[str, Difference]] = {baseline: {} for baseline in baselines}
+    if evaluations[0].split != "train":  # training rows say nothing of others
+        for baseline, metrics in of_baselines.items():
+            for name in names:
+                up = name not in task.lower_is_better
+                answer = compare_settings(values[name], metrics[name][0], higher_is_better=up, margin=0.0)
+                differences[baseline][name] = _difference(answer)
     return estimates, baselines, differences
 
 
@@ -437,6 +442,12 @@ def _difference(answer: Answer) -> Difference:
 def _spread(assessment: Assessment) -> float:
     """The standard deviation of the trivial baseline's losses, which a gain is measured in."""
     return float(next(iter(assessment.baselines.values())).losses.std(correction=0))
+
+
+def _counted_verdicts(assessments: Sequence[Assessment]) -> str:
+    """How many trainings have which verdict, where no rows but those of the training tell more."""
+    verdicts = [each.verdict.sentence.partition(":")[0] for each in assessments]
+    return "; ".join(f"{each}: {verdicts.count(each)} of {len(verdicts)} seeds" for each in dict.fromkeys(verdicts))
 
 
 def _sentence(
