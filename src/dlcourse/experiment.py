@@ -326,7 +326,7 @@ def compare(
     if known is None and store.client.get_experiment_by_name(name) is None:
         topics.check_name(name)  # raises
     experiments = experiments_of(known) if known else {}
-    files = [each for each in runs if Path(each).is_file() or str(each) in experiments]
+    files = [each for each in runs if known and (Path(each).is_file() or str(each) in experiments)]
     if not files and (seeds > 1 or refit or data or model or trainer or seed is not None):
         raise SettingsError("--seeds and settings are for experiments, not for runs: name a YAML file or an experiment")
     for flag, file in (("plot", plot), ("csv", csv)):
@@ -377,6 +377,8 @@ def compare(
             run.log_text("comparison.csv", comparison.as_csv())
             note = f"{comparison.note(run.experiment_id)}\n\n{picture(run, FIGURE)}"
             run.set_tags({"mlflow.note.content": note})
+            if pairs := comparison.tables[0].pairs:
+                run.set_tags({"verdict": pairs[0].sentence})
     return comparison
 
 

@@ -1,6 +1,7 @@
 """Runs of the store side by side: what is taken, trained and told, and that every place tells the same."""
 
 import csv
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -117,6 +118,16 @@ def test_terminal_json_csv_and_store_tell_the_same(compared: Comparison, capsys:
         assert all(f"/runs/{each})" in note for each in row.runs)
     for pair in compared.tables[0].pairs:
         assert all(pair.sentence in text for text in (end.err, note, compared.card))
+
+
+def test_a_description_of_many_candidates_is_one_that_mlflow_takes(compared: Comparison) -> None:
+    (table,) = compared.tables
+    for times, has_links in ((1, True), (30, False), (300, False)):
+        many = dataclasses.replace(table, rows=table.rows * times, pairs=table.pairs * times)
+        note = dataclasses.replace(compared, tables=[many]).note("1")
+        assert len(note) <= 7500
+        assert ("/runs/" in note) == has_links
+        assert table.pairs[0].sentence in note
 
 
 def test_validation_rows_rank_and_each_is_compared_with_the_first_and_the_baseline(compared: Comparison) -> None:

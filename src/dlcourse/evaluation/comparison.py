@@ -34,6 +34,8 @@ MARGIN_OF_SHARES, MARGIN_OF_OTHERS = 0.01, 0.01
 """What is worth having: a point of accuracy, or a hundredth of the best loss."""
 MOST_SENTENCES = 10
 """Sentences of each kind that are printed; all are in the JSON."""
+MOST_CHARACTERS = 7500
+"""Of a description: MLflow takes 8000, with the picture's address."""
 
 
 @dataclass(frozen=True)
@@ -145,18 +147,25 @@ class Comparison:
         return "\n".join([*reason, *text, *under, each.ranked_by, *sentences(each)])
 
     def note(self, experiment_id: str) -> str:
-        """The description of its run in Markdown."""
+        """The description of its run in Markdown: whole, or of many candidates without links, with fewer sentences."""
+        text = self._note(experiment_id, MOST_SENTENCES)
+        for most in (MOST_SENTENCES, 3, 1):
+            if len(text) > MOST_CHARACTERS:
+                text = self._note(None, most)
+        return text[:MOST_CHARACTERS]
+
+    def _note(self, experiment_id: str | None, most: int) -> str:
         parts = []
         for each in self.tables:
             head, *lines = cells(each, self.metric)
             for line, row in zip(lines, (*each.rows, *each.baselines), strict=True):
-                pages = [run_page(experiment_id, run) for run in row.runs]
+                pages = [run_page(experiment_id, run) for run in row.runs] if experiment_id else [None]
                 numbers = [link(str(number), page) for number, page in enumerate(pages, start=1)]
                 line[0] = link(line[0], pages[0]) if len(pages) == 1 else f"{line[0]} ({' '.join(numbers)})"
             first = each.rows[0].name
             parts += [f"on other rows: {each.reason}"] if each.reason else []
-            parts += [f"**{first}** is first, {each.ranked_by}", table(head, lines)]
-            parts += ["\n".join(f"- {sentence}" for sentence in sentences(each))]
+            parts += [f"**{first}** is first, {each.ranked_by}"]
+            parts += ["\n".join(f"- {sentence}" for sentence in sentences(each, most)), table(head, lines)]
         return "\n\n".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
@@ -215,14 +224,14 @@ def _figure(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def sentences(each: Table) -> list[str]:
-    """Those of the pairs, the first `MOST_SENTENCES` against the best and against the baseline."""
+def sentences(each: Table, most: int = MOST_SENTENCES) -> list[str]:
+    """Those of the pairs, the first ones against the best and against the baseline."""
     names = {row.name for row in each.baselines}
     of_best = [pair.sentence for pair in each.pairs if pair.other not in names]
     of_baseline = [pair.sentence for pair in each.pairs if pair.other in names]
-    left = sum(max(len(part) - MOST_SENTENCES, 0) for part in (of_best, of_baseline))
+    left = sum(max(len(part) - most, 0) for part in (of_best, of_baseline))
     more = [f"... and {left} more pairs, which --json has"] if left else []
-    return [*of_best[:MOST_SENTENCES], *of_baseline[:MOST_SENTENCES], *more, *([each.problem] if each.problem else [])]
+    return [*of_best[:most], *of_baseline[:most], *more, *([each.problem] if each.problem else [])]
 
 
 def compare_candidates(
