@@ -283,16 +283,14 @@ sys.exit(main(["sweep", "diabetes", "--space", "space.yaml", "--trials", "6", "-
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def storage(request: pytest.FixtureRequest, project: Path) -> Iterator[str]:
-    if request.param == "sqlite":
+@pytest.fixture
+def storage(project: Path) -> Iterator[str]:
+    """PostgreSQL where it is installed, else a file: workers share both in the same way."""
+    if folder := programs():
+        with postgresql(folder) as uri:
+            yield uri
+    else:
         yield f"sqlite:///{project}/sweeps.db"
-        return
-    folder = programs()
-    if folder is None:
-        pytest.skip("PostgreSQL is not installed")
-    with postgresql(folder) as uri:
-        yield uri
 
 
 @pytest.mark.processes

@@ -26,7 +26,7 @@ from dlcourse.training.hardware import check_devices, choose_accelerator
 from dlcourse.training.trainer import quiet
 
 # torchrun's SIGTERM may come before gloo, in a thread of its own, has seen that the connection is closed.
-LOSS_SECONDS = 3.0
+LOSS_SECONDS = 2.0
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
 
 
@@ -149,6 +149,8 @@ class Processes:
         except (RuntimeError, Interrupted) as error:
             # torchrun sends SIGTERM to the others if a process fails, and to all if it gets one itself.
             is_of_user = isinstance(error, Interrupted) and error.signum != signal.SIGTERM
+            if isinstance(error, Interrupted) and not is_of_user:
+                time.sleep(LOSS_SECONDS)
             if is_of_user or not self._has_lost_one():
                 raise
             if self.rank:  # process 0 says why it has ended, and Lightning would kill it if this one failed as well
@@ -162,13 +164,10 @@ class Processes:
                 self._part()
 
     def _has_lost_one(self) -> bool:
-        """Whether a process that this one depends on has ended; takes `LOSS_SECONDS` if none has."""
-        end = time.monotonic() + LOSS_SECONDS
+        """Whether a process that this one depends on has ended."""
         try:
-            while time.monotonic() < end:
-                for other in range(1, self.count) if self.rank == 0 else [0]:
-                    distributed.isend(torch.zeros(1), other, self._group)  # nobody receives it; raises if nobody can
-                time.sleep(0.1)
+            for other in range(1, self.count) if self.rank == 0 else [0]:
+                distributed.isend(torch.zeros(1), other, self._group)  # nobody receives it; raises if nobody can
         except RuntimeError:
             return True
         return False
