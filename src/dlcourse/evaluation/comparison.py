@@ -201,7 +201,7 @@ class Comparison:
 
 
 def cells(each: Table, metric: str) -> list[list[str]]:
-    """The head and the lines of a table, as text."""
+    """The head and the lines of a table, as text, without empty columns."""
     head = ["name", f"validation {metric}", f"{SPLIT_NAMES[each.eval_split]} {metric}", "settings", "seeds", "gap"]
     head += ["overfitting", "best epoch", "seconds", "samples/s", "device", "commit", "problem"]
     lines = []
@@ -217,7 +217,8 @@ def cells(each: Table, metric: str) -> list[list[str]]:
     if each.eval_split != "test":  # the same column twice, or none of validation rows
         place = 1 if each.eval_split == "val" or not any(row.val for row in each.rows) else 2
         head, lines = head[:place] + head[place + 1 :], [line[:place] + line[place + 1 :] for line in lines]
-    return [head, *lines]
+    told = [place for place in range(len(head)) if any(line[place] for line in lines)]
+    return [[line[place] for place in told] for line in (head, *lines)]
 
 
 def _figure(value: float | None, form: str) -> str:
