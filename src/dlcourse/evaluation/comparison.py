@@ -30,8 +30,8 @@ from dlcourse.reporting.comparison_figure import MOST_CURVES, draw_comparison
 from dlcourse.reporting.note import link, run_page, table
 from dlcourse.tracking.store import Store, StoredRun
 
-MARGIN_OF_SHARES, MARGIN_OF_OTHERS = 0.01, 0.01
-"""What is worth having: a point of accuracy, or a hundredth of the best loss."""
+MARGIN = 0.01
+"""What is worth having: a point of accuracy, or this part of the other's loss."""
 MOST_SENTENCES = 10
 """Sentences of each kind that are printed; all are in the JSON."""
 MOST_CHARACTERS = 7500
@@ -350,23 +350,24 @@ class _Comparer:
 
     def _measure(self, each: Candidate, eval_split: Split, differing: Sequence[str]) -> _Measured:
         out = Outputs.of(self.store, each) if each.is_finished else None
-        val, test = (self._estimate(each, out, split) for split in ("val", eval_split))
+        of_val, of_test = (out.values(split, self.metric) if out else None for split in ("val", eval_split))
+        val, test = self._estimate(each, of_val, "val"), self._estimate(each, of_test, eval_split)
         problem = "; ".join(f"seed {seed}: {why}" for seed, why in each.failures.items())
         if each.is_finished and out is None:
-            problem = "; ".join(filter(None, [problem, "not compared: it has kept no outputs, as before version 0.2"]))
+            problem = "; ".join(
+                filter(None, [problem, "not compared: it has kept no outputs, as those of older versions"])
+            )
         ranked = val or (test if eval_split != "test" else None)
-        by_seed = None if out is None else out.values("val" if val else eval_split, self.metric)
+        by_seed = of_test if of_val is None else of_val  # seeds x rows
         gains = [0.0] if by_seed is None else (by_seed.mean(1) * (1 if self.higher_is_better else -1)).tolist()
         row = self._row(each, val, test, differing, problem)
-        told = out.values(eval_split, self.metric) if out else None
         return _Measured(
             each, row, (bool(each.failures), self._loss(ranked)), max(range(len(gains)), key=gains.__getitem__),
-            is_compared=told is not None and told.shape[1] > 1,
+            is_compared=of_test is not None and of_test.shape[1] > 1,
         )  # fmt: skip
 
-    def _estimate(self, each: Candidate, out: Outputs | None, split: Split) -> Estimate | None:
-        """The metric of the seeds on a split; of runs without outputs from what they have logged."""
-        values = out.values(split, self.metric) if out else None
+    def _estimate(self, each: Candidate, values: Tensor | None, split: Split) -> Estimate | None:
+        """The metric on a split, from seeds x rows values; of runs without outputs from what they have logged."""
         if values is not None:
             return mean_over_seeds(values)
         logged = each.metric(final_name(split, self.metric)) if each.is_finished else []
@@ -425,8 +426,7 @@ class _Comparer:
         theirs, is_baseline = self._values(other, split), not other.row.seeds
         margin = self.margin
         if margin is None:
-            scale = 1.0 if are_shares(theirs) else abs(float(theirs.mean()))
-            margin = (MARGIN_OF_SHARES if are_shares(theirs) else MARGIN_OF_OTHERS) * scale
+            margin = MARGIN * (1.0 if are_shares(theirs) else abs(float(theirs.mean())))
         answers = []
         for each in candidates:
             mine = self._values(each, split)

@@ -73,7 +73,6 @@ def measure(run: Run, topic: Topic, fitted: Fitted) -> Measured:
             "verdict": verdict.text,
             "overfitting": str(overfitting or "not measured"),
             "dlcourse.hardware": described(fitted.trainer),
-            "mlflow.note.content": "<br>".join(lines),
         }
     )
     run.log_metrics(metrics)

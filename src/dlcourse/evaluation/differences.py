@@ -156,7 +156,7 @@ class _Mean:
 
         The variances of the seeds of two settings are added as by Welch (1947). Rows and seeds have their own half
         widths, whose squares are added (Howe 1974). One number of degrees of freedom for all, after Satterthwaite,
-        would make three seeds too sure: where rows count a tenth as much, 7.8 % of the intervals miss.
+        would make three seeds too sure where they agree by chance.
         """
         of_seeds = sum(each.of_mean for each in self.seeds)
         parts = [self.rows]

@@ -153,11 +153,10 @@ class Repeated:
         """The description of its run in Markdown: verdict and metric in the first lines, then all metrics."""
         first, colon, rest = self.sentence.partition(":")
         mine, split = self.estimates[self.primary_metric], SPLIT_NAMES[self.eval_split]
-        shown = f"**{mine.mean:.4g}** ({mine.low:.4g} to {mine.high:.4g})"
         others = [f"{name} {each[self.primary_metric].mean:.4g}" for name, each in self.baselines.items()]
         lines = [
             f"**{first}**{colon}{rest}",
-            f"{split} {self.primary_metric} {shown}; {', '.join(others)}",
+            "; ".join([f"{split} {self.primary_metric} **{mine}**", *([", ".join(others)] if others else [])]),
             f"means and 95 % intervals over {self.over}",
         ]
         rows = []
@@ -273,20 +272,20 @@ def train_seeds(request: Request, seeds: int, name: str | None = None) -> Repeat
                 log_start(run, topic, data, of_seed)
                 with _trained(topic, run, data, of_seed) as fitted:
                     measured = measure(run, topic, fitted)
+                    run.set_tags({"mlflow.note.content": "<br>".join(measured.lines)})
                     if measured.assessment is None:
                         failed[run.part_name] = f"diverged: {measured.verdict.advice}"
                         continue
                     trained.append(measured.assessment)
                     if best is None or best.is_worse_than(fitted.task, measured.assessment):
-                        kept = Path(folder) / "best.ckpt"
-                        if fitted.checkpoint:
-                            shutil.copy(fitted.checkpoint, kept)
-                        best = _Best(run, dataclasses.replace(fitted, checkpoint=kept), measured)
+                        checkpoint = fitted.checkpoint and Path(shutil.copy(fitted.checkpoint, folder))
+                        best = _Best(run, dataclasses.replace(fitted, checkpoint=checkpoint), measured)
             _tell(run.part_name, fitted.task, measured.assessment.evaluation)
         if best is None or len(trained) < FEWEST_SEEDS:
             raise CourseError(f"{len(failed)} of {seeds} trainings failed: {next(iter(failed.values()))}")
         with best.run as run:
-            shutil.copy(Path(folder) / "best.ckpt", run.path("checkpoints/best.ckpt"))
+            if checkpoint := best.fitted.checkpoint:
+                shutil.copy(checkpoint, run.path(f"checkpoints/{checkpoint.name}"))
             present(run, topic, best.fitted, best.measured)
         task, evaluation = best.fitted.task, trained[0].evaluation
         estimates, baselines, differences = _over_seeds(task, trained)

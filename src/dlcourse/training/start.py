@@ -146,4 +146,6 @@ def kept_checkpoint(files: Path) -> Path:
     for name in ("refit/last", "best", "last"):
         if (path := files / "checkpoints" / f"{name}.ckpt").is_file():
             return path
-    raise CourseError("that run has no checkpoint: it ended before its first epoch")
+    raise CourseError(
+        "that run has no checkpoint: it ended before its first epoch, or is one of several seeds and not the best"
+    )
