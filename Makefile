@@ -44,7 +44,7 @@ $(READY): requirements.lock pyproject.toml
 
 lock: $(READY)  ## Renew requirements.lock to the newest versions that pyproject.toml admits
 	PATH="$(CURDIR)/.tools/bin:$$PATH" uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate \
-		--python-version 3.11 --extra tensorboard --group dev pyproject.toml --output-file requirements.lock
+		--python-version 3.11 --all-extras --group dev pyproject.toml --output-file requirements.lock
 
 topics: $(READY)  ## List the topics
 	@$(RUN) dlcourse topics
@@ -83,7 +83,7 @@ test-lowest: $(READY)  ## The tests with the lowest versions that pyproject.toml
 	@PATH="$(CURDIR)/.tools/bin:$$PATH" && \
 		{ test -x $(LOWEST)/bin/python || uv venv --quiet --no-python-downloads --python $(VENV)/bin/python $(LOWEST); } && \
 		uv pip compile --quiet --resolution lowest-direct --python $(VENV)/bin/python --no-annotate \
-			--extra tensorboard --group dev pyproject.toml --output-file $(LOWEST)/lowest.txt && \
+			--all-extras --group dev pyproject.toml --output-file $(LOWEST)/lowest.txt && \
 		VIRTUAL_ENV="$(CURDIR)/$(LOWEST)" uv pip sync --quiet $(LOWEST)/lowest.txt && \
 		VIRTUAL_ENV="$(CURDIR)/$(LOWEST)" uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(LOWEST)/bin/python -m $(PYTEST) $(ARGS)
