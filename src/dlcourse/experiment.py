@@ -11,9 +11,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from dlcourse import topics
 from dlcourse.errors import CourseError, SettingsError, suggestion
 from dlcourse.evaluation.baselines import Baseline
+from dlcourse.evaluation.chosen import known_topic, metrics_of
 from dlcourse.evaluation.comparison import Comparison, compare_candidates, figure_of
 from dlcourse.evaluation.conclude import conclude
 from dlcourse.evaluation.repeated import Repeated, cross_validate, train_seeds
@@ -321,10 +321,8 @@ def compare(
         SettingsError: A setting is invalid, or there is no such metric or experiment.
         CourseError: There is no such run, or nothing to compare.
     """
-    store, known = open_store(), _known_topic(topic)
-    name = known.name if known else str(topic)
-    if known is None and store.client.get_experiment_by_name(name) is None:
-        topics.check_name(name)  # raises
+    store = open_store()
+    name, known = known_topic(store, topic)
     experiments = experiments_of(known) if known else {}
     files = [each for each in runs if known and (Path(each).is_file() or str(each) in experiments)]
     if not files and (seeds > 1 or refit or data or model or trainer or seed is not None):
@@ -348,7 +346,7 @@ def compare(
     if not candidates and not requests:
         which = f"that match --filter {filter}" if filter else "yet"
         raise CourseError(f"{name} has no trainings {which} in {store.shown}: train one with dlcourse train")
-    without_outputs = _metrics_of(known) if known else ("loss", {"loss": False})
+    without_outputs = metrics_of(known) if known else ("loss", {"loss": False})
     with ExitStack() as stack:
         run = None
         if requests:
@@ -380,20 +378,6 @@ def compare(
             if pairs := comparison.tables[0].pairs:
                 run.set_tags({"verdict": pairs[0].sentence})
     return comparison
-
-
-def _known_topic(topic: str | Topic) -> Topic | None:
-    """The topic; None if the name is not one of a topic."""
-    if isinstance(topic, Topic):
-        return topic
-    return topics.find(topic) if topic in topics.titles() else None
-
-
-def _metrics_of(topic: Topic) -> tuple[str, dict[str, bool]]:
-    """The topic's primary metric, and whether higher values of it are better."""
-    task = topic.task or topic.model
-    primary = getattr(task, "primary_metric", "loss")
-    return primary, {primary: primary not in getattr(task, "lower_is_better", {"loss"})}
 
 
 def _with_seeds(store: Store, request: Request, name: str, seeds: int, refit: bool) -> Candidate:
