@@ -10,6 +10,7 @@ EXPERIMENTS ?= default
 SPACE ?= default
 TRIALS ?= 30
 WORKERS ?= 2
+FORMAT ?= safetensors
 ONLY ?=
 SEEDS ?= 10
 ARGS ?=
@@ -60,6 +61,9 @@ compare-activations: $(READY)  ## The diabetes network with each activation, 100
 
 sweep-%: $(READY)  ## Choose a topic's settings by Optuna: SPACE=default TRIALS=30
 	@$(RUN) dlcourse sweep $* --config $(EXPERIMENT) --space $(SPACE) --trials $(TRIALS) $(ARGS)
+
+export-%: $(READY)  ## Write a topic's best model into exports/, verified: FORMAT=safetensors, checkpoint, pt2, onnx
+	@$(RUN) dlcourse export $* --format $(FORMAT) $(ARGS)
 
 overfit-%: $(READY)  ## Can a topic's model fit one batch? PASS or FAIL
 	@$(RUN) dlcourse overfit $* --config $(EXPERIMENT) $(ARGS)

@@ -43,6 +43,7 @@ VERBS = {
     "test": Verb("evaluation.remeasure:test", "Evaluate a run's model, or a checkpoint, on its test rows again."),
     "compare": Verb("experiment:compare", "Compare runs and experiments of a topic: which is better, and is it real?"),
     "check": Verb("evaluation.published:check", "Check if a run's result is the published one of its experiment."),
+    "export": Verb("export.exporting:export", "Write a run's model into a file that others can use, and verify it."),
     "overfit": Verb("training.overfit_batch:overfit", "Check if a topic's model can overfit one batch: PASS or FAIL."),
     "sweep": Verb("evaluation.sweep:sweep", "Choose settings by Optuna, and compare the best with the default."),
     "doctor": Verb("doctor.check:doctor", "Check this machine and the store, or a topic, for problems.", "optional"),

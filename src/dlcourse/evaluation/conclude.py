@@ -1,6 +1,7 @@
 """From a trained model to the result of its run: evaluation, baselines, verdict, figures, export and report."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from dlcourse.data.datamodule import CourseData
 from dlcourse.evaluation.assessment import Assessment, evaluate_splits, final_metrics, judge_model
@@ -8,6 +9,7 @@ from dlcourse.evaluation.baseline_runs import fingerprint_of, measure_baselines
 from dlcourse.evaluation.predictions import PREDICTIONS, save_predictions
 from dlcourse.evaluation.published import agreement
 from dlcourse.evaluation.verdict import Verdict, diverged
+from dlcourse.export.description import describe
 from dlcourse.export.model import ModelPage, export_model
 from dlcourse.reporting.note import headline, note_of, run_page
 from dlcourse.reporting.report import answer_questions, draw_figures
@@ -88,12 +90,22 @@ def present(run: Run, topic: Topic, fitted: Fitted, measured: Measured) -> Resul
     if assessment:
         evaluation = assessment.evaluation
         page = ModelPage(
-            description="<br>".join(measured.lines),
+            text="<br>".join(measured.lines),
             metrics=list(evaluation.finals),
             dataset=f"{topic.name} ({CONTEXTS[evaluation.split]})",
             digest=data.digest(data.splits[evaluation.split]) if isinstance(data, CourseData) else evaluation.digest,
         )
-        exported = export_model(run, fitted.model, task, data.example_inputs(), fitted.epoch, page)
+        about = partial(
+            describe,
+            run=run,
+            topic=topic.name,
+            task=task,
+            data=data,
+            evaluation=evaluation,
+            verdict=measured.verdict.sentence,
+            module=type(fitted.model).__name__,
+        )
+        exported = export_model(run, fitted.model, task, data.example_inputs(), fitted.epoch, page, about)
     result = Result(
         topic=topic.name,
         run_id=run.run_id,

@@ -1,6 +1,8 @@
 """Reading checkpoints, those of earlier versions too, without running code that they may hold."""
 
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +61,28 @@ def load_checkpoint(topic: Topic, path: Path) -> tuple[L.LightningModule, L.Ligh
         CourseError: The file is not a checkpoint of this topic.
     """
     content = read_checkpoint(path)
-    try:
+    model = model_of(topic, content, path)
+    with _of_topic(topic, path):
+        data = topic.data(**content["datamodule_hyper_parameters"])
+    return model, data
+
+
+def model_of(topic: Topic, content: Mapping[str, Any], path: Path) -> L.LightningModule:
+    """A topic's model with the hyper-parameters and weights of a checkpoint, in evaluation mode.
+
+    Raises:
+        CourseError: They are not those of this topic.
+    """
+    with _of_topic(topic, path):
         model = topic.model(**content["hyper_parameters"])
         model.load_state_dict(content["state_dict"], assign=True)
-        data = topic.data(**content["datamodule_hyper_parameters"])
+    return model.eval()
+
+
+@contextmanager
+def _of_topic(topic: Topic, path: Path) -> Iterator[None]:
+    try:
+        yield
     except KeyError as error:
         raise CourseError(
             f"{path} is no checkpoint of {topic.name}: it has no {error}, which self.save_hyperparameters() in the "
@@ -70,4 +90,3 @@ def load_checkpoint(topic: Topic, path: Path) -> tuple[L.LightningModule, L.Ligh
         ) from error
     except (TypeError, RuntimeError) as error:
         raise CourseError(f"{path} is no checkpoint of {topic.name}: {one_line(error)[:120]}") from error
-    return model.eval(), data
