@@ -35,15 +35,20 @@ class Verb:
 
     function: str
     text: str
-    topic: Literal["needed", "optional", "none"] = "needed"
+    topic: Literal["needed", "stored", "optional", "none"] = "needed"
+    """Stored: a topic, or an experiment that the store has."""
 
 
 VERBS = {
     "train": Verb("experiment:train", "Train a topic's model, compare it with its baselines, and save it as a run."),
     "test": Verb("evaluation.remeasure:test", "Evaluate a run's model, or a checkpoint, on its test rows again."),
-    "compare": Verb("experiment:compare", "Compare runs and experiments of a topic: which is better, and is it real?"),
+    "compare": Verb(
+        "experiment:compare", "Compare runs and experiments of a topic: which is better, and is it real?", "stored"
+    ),
     "check": Verb("evaluation.published:check", "Check if a run's result is the published one of its experiment."),
-    "export": Verb("export.exporting:export", "Write a run's model into a file that others can use, and verify it."),
+    "export": Verb(
+        "export.exporting:export", "Write a run's model into a file that others can use, and verify it.", "stored"
+    ),
     "overfit": Verb("training.overfit_batch:overfit", "Check if a topic's model can overfit one batch: PASS or FAIL."),
     "sweep": Verb("evaluation.sweep:sweep", "Choose settings by Optuna, and compare the best with the default."),
     "doctor": Verb("doctor.check:doctor", "Check this machine and the store, or a topic, for problems.", "optional"),
@@ -124,8 +129,9 @@ def _run(name: str, *words: str) -> int:
     verb, topic, flags = VERBS[name], None, list(words)
     if verb.topic != "none" and flags and not flags[0].startswith("-"):
         topic = flags.pop(0)
-        topics.check_name(topic)
-    elif verb.topic == "needed":
+        if verb.topic != "stored":
+            topics.check_name(topic)
+    elif verb.topic in ("needed", "stored"):
         if flags[:1] in (["-h"], ["--help"]):
             print(f"usage: dlcourse {name} TOPIC [FLAGS]\n\n{verb.text}\n\n{_topic_list()}")
             return 0
@@ -138,11 +144,12 @@ def _call(name: str, verb: Verb, topic_name: str | None, flags: list[str]) -> in
     module, _, attribute = verb.function.partition(":")
     with _importing(f"dlcourse.{module}"):
         function: Callable[..., Any] = getattr(importlib.import_module(f"dlcourse.{module}"), attribute)
-        topic = topics.find(topic_name) if topic_name else None
+        is_known = topic_name is not None and (verb.topic != "stored" or topic_name in topics.titles())
+        topic = topics.find(topic_name) if topic_name and is_known else None
     values = _parsed(name, verb, function, topic, flags) if flags else {}
     as_json, is_only_shown = values.pop("json", False), values.pop("print_config", False)
-    if topic:
-        values["topic"] = topic
+    if topic_name:
+        values["topic"] = topic or topic_name
     if is_only_shown and topic:
         from dlcourse.training.request import resolve
 
