@@ -64,6 +64,9 @@ sweep-%: $(READY)  ## Choose a topic's settings by Optuna: SPACE=default TRIALS=
 overfit-%: $(READY)  ## Can a topic's model fit one batch? PASS or FAIL
 	@$(RUN) dlcourse overfit $* --config $(EXPERIMENT) $(ARGS)
 
+serve-%: $(READY)  ## Answer requests by a topic's champion, which dlcourse promote chooses
+	@$(RUN) dlcourse serve $* $(ARGS)
+
 doctor: $(READY)  ## Look at Python, torch, GPU, disk, data and store
 	@$(RUN) dlcourse doctor $(ARGS)
 
