@@ -120,7 +120,7 @@ class SettingsParser:
             described = "YAML files or names of the topic's experiments, and names or ids of runs."
             self.parser.add_argument("runs", nargs="*", help=described)
         if "run" in positional:
-            described = "Name or id of a run, or the beginning of its id; by default the newest that has finished."
+            described = "Name or id of a run, or the beginning of its id; without it one is chosen."
             self.parser.add_argument("run", nargs="?", help=described)
         if "trainer" in names:
             self.parser.add_argument("--print_config", action="store_true", help="Print the settings and exit.")
