@@ -297,6 +297,20 @@ def compare(repeats: int) -> Iterator[Figure]:
         yield Figure(f"  peak memory, {epochs} epochs each", "GiB", values)
 
 
+def export(repeats: int) -> Iterator[Figure]:
+    """Writing a trained model in each format and verifying it, in a new process each time."""
+    from benchmarks.exports import TRAININGS, seconds, train
+
+    for topic in TRAININGS:
+        folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
+        run = train(topic, folder)
+        forms = ("safetensors", "checkpoint", "pt2", "onnx")
+        measured = paired(repeats, *[lambda form=form: seconds(topic, run, form, folder) for form in forms])
+        for form, values in zip(forms, measured, strict=True):
+            bound = 2.0 if topic == "diabetes" else 10.0
+            yield Figure(f"{topic} as {form}, beyond the imports", "s", values, bound)
+
+
 def serving(repeats: int) -> Iterator[Figure]:
     """Requests of one row to served champions, from eight clients at once."""
     from benchmarks.serving import CLIENTS, REQUESTS, TRAININGS, measure, served
@@ -368,6 +382,7 @@ PARTS: dict[str, Callable[[int], Iterable[Figure]]] = {
     "store": store,
     "views": views,
     "compare": compare,
+    "export": export,
     "serving": serving,
     "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,

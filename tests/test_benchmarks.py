@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import comparisons, images, reproduce, run, verdicts
+from benchmarks import comparisons, exports, images, reproduce, run, verdicts
 from benchmarks.phases import FUNCTIONS
 from torchvision.datasets import CIFAR10, FashionMNIST
 
@@ -156,3 +156,11 @@ def test_an_experiment_is_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert before.answer([*new.values.values()]) == "as expected"
     assert (new.settings, new.computing, new.split) == (before.settings, before.computing, before.split)
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.slow
+def test_exports_in_every_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = exports.train("diabetes", tmp_path)
+    assert exports.seconds("diabetes", run, "safetensors", tmp_path) > 0
