@@ -305,7 +305,7 @@ def export(repeats: int) -> Iterator[Figure]:
         folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
         run = train(topic, folder)
         forms = ("safetensors", "checkpoint", "pt2", "onnx")
-        measured = paired(repeats, *[lambda form=form: seconds(topic, run, form, folder) for form in forms])
+        measured = paired(repeats, *[functools.partial(seconds, topic, run, form, folder) for form in forms])
         for form, values in zip(forms, measured, strict=True):
             bound = 2.0 if topic == "diabetes" else 10.0
             yield Figure(f"{topic} as {form}, beyond the imports", "s", values, bound)

@@ -67,6 +67,8 @@ def test_make_trains(checkout: Path, command: str, monkeypatch: pytest.MonkeyPat
 
 def test_dlcourse_commands(checkout: Path) -> None:
     assert main(["train", "height-weight", "--name", "default", *FEW]) == 0
+    for command in commands("make export-"):
+        assert main(words_of(command, ROOT)) == 0, command
     for command in commands("dlcourse "):
         arguments = shlex.split(command)[1:]
         few = FEW if arguments[0] == "train" else []
