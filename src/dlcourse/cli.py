@@ -24,6 +24,7 @@ from dlcourse.errors import (
     SettingsError,
     is_foreign,
     one_line,
+    printable,
     suggestion,
     without_password,
 )
@@ -31,11 +32,19 @@ from dlcourse.errors import (
 
 @dataclass(frozen=True)
 class Verb:
-    """A command: its function as ``module:name``, its help text, and whether it takes a topic."""
+    """A command.
+
+    Attributes:
+        function: Its function as ``module:name``.
+        text: Its help text.
+        topic: Whether it takes a topic; "model" is a topic, an experiment of the store or a file: its ``model``.
+        usage: What follows its name.
+    """
 
     function: str
     text: str
-    topic: Literal["needed", "optional", "none"] = "needed"
+    topic: Literal["needed", "optional", "none", "model"] = "needed"
+    usage: str = "TOPIC [FLAGS]"
 
 
 VERBS = {
@@ -44,6 +53,17 @@ VERBS = {
     "compare": Verb("experiment:compare", "Compare runs and experiments of a topic: which is better, and is it real?"),
     "check": Verb("evaluation.published:check", "Check if a run's result is the published one of its experiment."),
     "export": Verb("export.exporting:export", "Write a run's model into a file that others can use, and verify it."),
+    "predict": Verb(
+        "export.predict:predict",
+        "Predict by a topic's best model, or one in a file: pictures, CSV files or numbers.",
+        "model",
+        "TOPIC|FILE [INPUT ...] [--NAME VALUE ...] [FLAGS]\n\n"
+        "  dlcourse predict fashion-mnist boot.png pictures/     pictures, and folders of pictures\n"
+        "  dlcourse predict diabetes patients.csv                the rows of a CSV file\n"
+        "  dlcourse predict height-weight --run table 176 180    numbers, for a model of one input\n"
+        "  dlcourse predict height-weight --run table --height 176   each input by its name\n\n"
+        "`dlcourse predict TOPIC --help` lists the flags.",
+    ),
     "overfit": Verb("training.overfit_batch:overfit", "Check if a topic's model can overfit one batch: PASS or FAIL."),
     "sweep": Verb("evaluation.sweep:sweep", "Choose settings by Optuna, and compare the best with the default."),
     "doctor": Verb("doctor.check:doctor", "Check this machine and the store, or a topic, for problems.", "optional"),
@@ -124,25 +144,29 @@ def _run(name: str, *words: str) -> int:
     verb, topic, flags = VERBS[name], None, list(words)
     if verb.topic != "none" and flags and not flags[0].startswith("-"):
         topic = flags.pop(0)
-        topics.check_name(topic)
-    elif verb.topic == "needed":
+        if verb.topic != "model":
+            topics.check_name(topic)
+    elif verb.topic in ("needed", "model"):
         if flags[:1] in (["-h"], ["--help"]):
-            print(f"usage: dlcourse {name} TOPIC [FLAGS]\n\n{verb.text}\n\n{_topic_list()}")
+            print(f"usage: dlcourse {name} {verb.usage}\n\n{verb.text}\n\n{_topic_list()}")
             return 0
-        raise SettingsError(f"{name} needs a topic before any flag: one of {', '.join(topics.titles())}")
+        needed = "a topic or a file" if verb.topic == "model" else "a topic"
+        raise SettingsError(f"{name} needs {needed} before any flag: one of {', '.join(topics.titles())}")
     return _call(name, verb, topic, flags)
 
 
-def _call(name: str, verb: Verb, topic_name: str | None, flags: list[str]) -> int:
+def _call(name: str, verb: Verb, first: str | None, flags: list[str]) -> int:
     """Call a verb's function with the values of the flags, and print its result."""
     module, _, attribute = verb.function.partition(":")
     with _importing(f"dlcourse.{module}"):
         function: Callable[..., Any] = getattr(importlib.import_module(f"dlcourse.{module}"), attribute)
-        topic = topics.find(topic_name) if topic_name else None
-    values = _parsed(name, verb, function, topic, flags) if flags else {}
+        topic = topics.find(first) if first and verb.topic != "model" else None
+    values = _parsed(f"{name} {first or ''}".strip(), verb, function, topic, flags) if flags else {}
     as_json, is_only_shown = values.pop("json", False), values.pop("print_config", False)
     if topic:
         values["topic"] = topic
+    elif verb.topic == "model":
+        values["model"] = first
     if is_only_shown and topic:
         from dlcourse.training.request import resolve
 
@@ -192,15 +216,15 @@ def _lines_above_bars() -> AbstractContextManager[None]:
 
 
 def _parsed(
-    name: str, verb: Verb, function: Callable[..., Any], topic: topics.Topic | None, flags: list[str]
+    command: str, verb: Verb, function: Callable[..., Any], topic: topics.Topic | None, flags: list[str]
 ) -> dict[str, Any]:
     from dlcourse.settings import SettingsParser
 
-    parser = SettingsParser(f"dlcourse {name}{f' {topic.name}' if topic else ''}", verb.text)
+    parser = SettingsParser(f"dlcourse {command}", verb.text)
     if topic and "trainer" in inspect.signature(function).parameters:  # others have no settings
         from dlcourse.training.request import settings_parser
 
-        parser = settings_parser(topic, name)
+        parser = settings_parser(topic, command.partition(" ")[0])
     parser.add_command(function)
     return parser.parse_flags(flags)
 
@@ -231,7 +255,7 @@ def _json(result: Any) -> str:
 def _say(text: str, error: BaseException) -> None:
     """Print one line on stderr, with the note that the outermost run has added to the error."""
     line = "; ".join([f"dlcourse: {text}", *getattr(error, "__notes__", [])[-1:]])
-    print(without_password(line), file=sys.stderr)
+    print(printable(without_password(line)), file=sys.stderr)
 
 
 def _unforeseen(error: Exception) -> int:
