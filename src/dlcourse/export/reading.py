@@ -86,7 +86,8 @@ def wanted(about: Description) -> str:
     flags = [f"--{name_key(each.name)}" for each in about.inputs.columns]
     if len(flags) == 1:
         return f"numbers, {with_unit(flags[0], about.inputs.columns[0].unit)}, or a CSV file"
-    return f"a CSV file of {about.inputs.shape[-1]} columns{f', or {some_of(flags, "flags")}' if flags else ''}"
+    as_flags = f", or {some_of(flags, 'flags')}" if flags else ""
+    return f"a CSV file of {about.inputs.shape[-1]} columns{as_flags}"
 
 
 # Pictures
