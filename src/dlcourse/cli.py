@@ -32,36 +32,35 @@ from dlcourse.errors import (
 
 @dataclass(frozen=True)
 class Verb:
-    """A command.
-
-    Attributes:
-        function: Its function as ``module:name``.
-        text: Its help text.
-        topic: Whether it takes a topic; "model" is a topic, an experiment of the store or a file: its ``model``.
-        usage: What follows its name.
-    """
+    """A command: its function as ``module:name``, its help text, and whether it takes a topic."""
 
     function: str
     text: str
-    topic: Literal["needed", "optional", "none", "model"] = "needed"
+    topic: Literal["needed", "stored", "optional", "none"] = "needed"
+    """Stored: a topic, or an experiment that the store has."""
     usage: str = "TOPIC [FLAGS]"
 
 
 VERBS = {
     "train": Verb("experiment:train", "Train a topic's model, compare it with its baselines, and save it as a run."),
     "test": Verb("evaluation.remeasure:test", "Evaluate a run's model, or a checkpoint, on its test rows again."),
-    "compare": Verb("experiment:compare", "Compare runs and experiments of a topic: which is better, and is it real?"),
+    "compare": Verb(
+        "experiment:compare", "Compare runs and experiments of a topic: which is better, and is it real?", "stored"
+    ),
     "check": Verb("evaluation.published:check", "Check if a run's result is the published one of its experiment."),
-    "export": Verb("export.exporting:export", "Write a run's model into a file that others can use, and verify it."),
+    "export": Verb(
+        "export.exporting:export", "Write a run's model into a file that others can use, and verify it.", "stored"
+    ),
     "predict": Verb(
         "export.predict:predict",
         "Predict by a topic's best model, or one in a file: pictures, CSV files or numbers.",
-        "model",
+        "stored",
         "TOPIC|FILE [INPUT ...] [--NAME VALUE ...] [FLAGS]\n\n"
-        "  dlcourse predict fashion-mnist boot.png pictures/     pictures, and folders of pictures\n"
-        "  dlcourse predict diabetes patients.csv                the rows of a CSV file\n"
-        "  dlcourse predict height-weight --run table 176 180    numbers, for a model of one input\n"
-        "  dlcourse predict height-weight --run table --height 176   each input by its name\n\n"
+        "  dlcourse predict fashion-mnist boot.png pictures/         pictures, and folders of pictures\n"
+        "  dlcourse predict diabetes patients.csv                    the rows of a CSV file\n"
+        "  dlcourse predict height-weight --run table 176 180        numbers, if the model takes one a row\n"
+        "  dlcourse predict height-weight --run table --height 176   one row, each number by its name\n"
+        "  dlcourse predict exports/diabetes.onnx patients.csv       by a model that `dlcourse export` has written\n\n"
         "`dlcourse predict TOPIC --help` lists the flags.",
     ),
     "overfit": Verb("training.overfit_batch:overfit", "Check if a topic's model can overfit one batch: PASS or FAIL."),
@@ -144,29 +143,28 @@ def _run(name: str, *words: str) -> int:
     verb, topic, flags = VERBS[name], None, list(words)
     if verb.topic != "none" and flags and not flags[0].startswith("-"):
         topic = flags.pop(0)
-        if verb.topic != "model":
+        if verb.topic != "stored":
             topics.check_name(topic)
-    elif verb.topic in ("needed", "model"):
+    elif verb.topic in ("needed", "stored"):
         if flags[:1] in (["-h"], ["--help"]):
             print(f"usage: dlcourse {name} {verb.usage}\n\n{verb.text}\n\n{_topic_list()}")
             return 0
-        needed = "a topic or a file" if verb.topic == "model" else "a topic"
+        needed = "a topic or a file" if "FILE" in verb.usage else "a topic"
         raise SettingsError(f"{name} needs {needed} before any flag: one of {', '.join(topics.titles())}")
     return _call(name, verb, topic, flags)
 
 
-def _call(name: str, verb: Verb, first: str | None, flags: list[str]) -> int:
+def _call(name: str, verb: Verb, topic_name: str | None, flags: list[str]) -> int:
     """Call a verb's function with the values of the flags, and print its result."""
     module, _, attribute = verb.function.partition(":")
     with _importing(f"dlcourse.{module}"):
         function: Callable[..., Any] = getattr(importlib.import_module(f"dlcourse.{module}"), attribute)
-        topic = topics.find(first) if first and verb.topic != "model" else None
-    values = _parsed(f"{name} {first or ''}".strip(), verb, function, topic, flags) if flags else {}
+        is_known = topic_name is not None and (verb.topic != "stored" or topic_name in topics.titles())
+        topic = topics.find(topic_name) if topic_name and is_known else None
+    values = _parsed(name, verb, function, topic, flags) if flags else {}
     as_json, is_only_shown = values.pop("json", False), values.pop("print_config", False)
-    if topic:
-        values["topic"] = topic
-    elif verb.topic == "model":
-        values["model"] = first
+    if topic_name:
+        values[next(iter(inspect.signature(function).parameters))] = topic or topic_name  # "topic", or "model"
     if is_only_shown and topic:
         from dlcourse.training.request import resolve
 
@@ -216,15 +214,15 @@ def _lines_above_bars() -> AbstractContextManager[None]:
 
 
 def _parsed(
-    command: str, verb: Verb, function: Callable[..., Any], topic: topics.Topic | None, flags: list[str]
+    name: str, verb: Verb, function: Callable[..., Any], topic: topics.Topic | None, flags: list[str]
 ) -> dict[str, Any]:
     from dlcourse.settings import SettingsParser
 
-    parser = SettingsParser(f"dlcourse {command}", verb.text)
+    parser = SettingsParser(f"dlcourse {name}{f' {topic.name}' if topic else ''}", verb.text)
     if topic and "trainer" in inspect.signature(function).parameters:  # others have no settings
         from dlcourse.training.request import settings_parser
 
-        parser = settings_parser(topic, command.partition(" ")[0])
+        parser = settings_parser(topic, name)
     parser.add_command(function)
     return parser.parse_flags(flags)
 

@@ -125,9 +125,11 @@ class Description:
     """What the class is made with; not in the model of the store, which needs no class."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as plain types for JSON."""
+        """The fields as plain types for JSON, without what is not known of a column or a tensor."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
-        return plain
+        for values in (plain["inputs"], *plain["outputs"]):
+            values["columns"] = [_known(column) for column in values["columns"]]
+        return {**plain, "inputs": _known(plain["inputs"]), "outputs": [_known(each) for each in plain["outputs"]]}
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Description":
@@ -135,12 +137,16 @@ class Description:
         try:
             known = {each.name: content[each.name] for each in dataclasses.fields(cls)}
             inputs, *outputs = (
-                Values(**{**each, "columns": [Column(**column) for column in each["columns"]]})
+                Values(**{**each, "columns": [Column(**column) for column in each.get("columns", [])]})
                 for each in (known["inputs"], *known["outputs"])
             )
             return cls(**{**known, "inputs": inputs, "outputs": outputs, "quality": Quality(**known["quality"])})
         except (KeyError, TypeError, ValueError) as error:
             raise CourseError(f"it does not describe itself as dlcourse's exports do ({error})") from error
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value not in (None, "", [])}
 
 
 def describe(
@@ -160,7 +166,7 @@ def describe(
         verdict: The verdict's sentence.
         module: The name of its class.
     """
-    is_classifier = not evaluation.targets.is_floating_point() and bool(predictions.ndim == 2)
+    is_classifier = not evaluation.targets.is_floating_point() and predictions.ndim == 2 and predictions.shape[1] > 1
     classes = _class_names(task, data, predictions.shape[1]) if is_classifier else []
     commit = run.tags.get("mlflow.source.git.commit", "") + "+" * (run.tags.get("dlcourse.git.dirty") == "true")
     low, high = evaluation.intervals.get(task.primary_metric, (None, None))

@@ -31,7 +31,7 @@ Format = Literal["safetensors", "checkpoint", "pt2", "onnx"]
 SUFFIXES: dict[str, Format] = {".safetensors": "safetensors", ".ckpt": "checkpoint", ".pt2": "pt2", ".onnx": "onnx"}
 KEY = "dlcourse"
 """Under which each file has its description, as JSON."""
-FOR_TRAINING = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "dlcourse_curve")
+FOR_TRAINING = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "slow_weights", "dlcourse_curve")
 """What a checkpoint has only for a training to be continued; of Adam twice the size of the weights."""
 
 ONNX_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -105,7 +105,8 @@ def _write_checkpoint(source: Source, description: str, path: Path) -> None:
 
 
 def _write_pt2(source: Source, description: str, path: Path) -> None:
-    torch.export.save(_program(source), path, extra_files={KEY: description})
+    with _quietly():
+        torch.export.save(_program(source), path, extra_files={KEY: description})
 
 
 def _write_onnx(source: Source, description: str, path: Path) -> None:
@@ -120,6 +121,8 @@ def _write_onnx(source: Source, description: str, path: Path) -> None:
             verbose=False,
         )
         assert program is not None  # as it is without a file to write to
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # which has the lines of code that it comes from, with their paths
         program.model.metadata_props[KEY] = description
         program.save(path, external_data=False)
 
@@ -130,11 +133,14 @@ WRITERS: dict[Format, Callable[[Source, str, Path], None]] = {
 
 
 def _program(source: Source) -> torch.export.ExportedProgram:
-    """The model as a graph, for any number of rows."""
+    """The model as a graph, for any number of rows; without the paths of the code that it comes from."""
     with torch.no_grad():
-        return torch.export.export(
+        program = torch.export.export(
             source.module, (source.rows[:2],), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
         )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 def check_onnx() -> None:
@@ -146,7 +152,7 @@ def check_onnx() -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the warnings that torch.onnx and onnxscript have of their own code."""
+    """Without the warnings that torch.export, torch.onnx and onnxscript have of their own code."""
     level = logging.getLogger("onnxscript").level
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     try:

@@ -25,7 +25,7 @@ from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
 
 from dlcourse.errors import CourseError
-from dlcourse.evaluation.tasks import Task
+from dlcourse.evaluation.tasks import BinaryClassification, Task
 from dlcourse.export.description import Description
 from dlcourse.export.verification import verify
 from dlcourse.reporting.phases import phase
@@ -58,8 +58,9 @@ class PredictionModule(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         (task,) = self.tasks
         predictions = task.predictions(task.outputs_of(self.model, inputs))
-        # Of two classes a task gives the probability of the second.
-        return torch.stack([1 - predictions, predictions], 1) if predictions.ndim == 1 else predictions
+        if isinstance(task, BinaryClassification):  # which gives the probability of the second class
+            return torch.stack([1 - predictions, predictions], 1)
+        return predictions[:, None] if predictions.ndim == 1 else predictions
 
 
 @dataclass(frozen=True)
