@@ -68,6 +68,9 @@ export-%: $(READY)  ## Write a topic's best model into exports/, verified: FORMA
 overfit-%: $(READY)  ## Can a topic's model fit one batch? PASS or FAIL
 	@$(RUN) dlcourse overfit $* --config $(EXPERIMENT) $(ARGS)
 
+serve-%: $(READY)  ## Answer requests by a topic's champion, which dlcourse promote chooses
+	@$(RUN) dlcourse serve $* $(ARGS)
+
 doctor: $(READY)  ## Look at Python, torch, GPU, disk, data and store
 	@$(RUN) dlcourse doctor $(ARGS)
 

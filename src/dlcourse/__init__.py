@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dlcourse.evaluation.tasks import BinaryClassification, Classification, Regression, Task
     from dlcourse.experiment import compare, evaluate_module, train, train_module
     from dlcourse.export.predict import predict
+    from dlcourse.export.registry import promote
     from dlcourse.models.base import CourseModel
     from dlcourse.models.tasks import BinaryClassifier, Classifier, Regressor
     from dlcourse.reporting.result import Result
@@ -54,6 +55,7 @@ _HOMES = {
     "make_trainer": "training.trainer",
     "open_store": "tracking.opening",
     "predict": "export.predict",
+    "promote": "export.registry",
     "sweep": "evaluation.sweep",
     "test": "evaluation.remeasure",
     "train": "experiment",
@@ -85,6 +87,7 @@ __all__ = [
     "make_trainer",
     "open_store",
     "predict",
+    "promote",
     "sweep",
     "test",
     "train",

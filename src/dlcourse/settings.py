@@ -127,7 +127,7 @@ class SettingsParser:
             self.parser.add_argument("inputs", nargs="*", help=described)
             self.parser.epilog = "One row as flags, each named after an input without its unit: --body_mass_index 28.1"
         if "run" in positional:
-            described = "Name or id of a run, or the beginning of its id; by default the newest that has finished."
+            described = "Name or id of a run, or the beginning of its id; without it one is chosen."
             self.parser.add_argument("run", nargs="?", help=described)
         if "trainer" in names:
             self.parser.add_argument("--print_config", action="store_true", help="Print the settings and exit.")

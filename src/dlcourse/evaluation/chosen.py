@@ -79,7 +79,8 @@ def choose(store: Store, name: str | Topic, run: str | None = None) -> Chosen:
     split = split or (finished[0].data.tags.get("dlcourse.split", "") if finished else "")
     same = [each for each in finished if each.data.tags.get("dlcourse.split") == split and _model_of(each)]
     if not same:
-        raise CourseError(f"{experiment} has no finished training with a model on the rows {rows}: name a run by --run")
+        none = f"{experiment} has no finished training with a model on the rows {rows}"
+        raise CourseError(f"{none}: name one, as RUN or by --run")
     primary, higher = metrics_of(topic) if topic else _stored_metrics(store, same[0])
     for metric in (f"val/final_{primary}", f"train/final_{primary}"):
         if values := {each.info.run_id: each.data.metrics[metric] for each in same if metric in each.data.metrics}:
@@ -87,7 +88,7 @@ def choose(store: Store, name: str | Topic, run: str | None = None) -> Chosen:
             best = runs[(max if higher[primary] else min)(values, key=lambda each: values[each])]
             why = f"the best of {len(values)} by {metric} ({best.data.metrics[metric]:.4g}), on the rows {rows}"
             return Chosen(experiment, topic, best, _model_of(best), why, len(values))
-    raise CourseError(f"no training of {experiment} has val/final_{primary} to choose by: name a run by --run")
+    raise CourseError(f"no training of {experiment} has val/final_{primary} to choose by: name one, as RUN or by --run")
 
 
 def _named(store: Store, experiment: str, topic: Topic | None, name: str) -> Chosen:

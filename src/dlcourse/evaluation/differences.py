@@ -405,6 +405,22 @@ def holm(answers: Sequence[Answer], hypotheses: int | None = None) -> list[Answe
     ]
 
 
+def compare_chosen(values: Tensor, others: Tensor, *, higher_is_better: bool, num_tried: int) -> Answer:
+    """Whether a model is better than another on the same N rows by which it was chosen as the best of several.
+
+    The p-value is multiplied by their number (Bonferroni): where none of them is better than the other, the best of
+    them is called better in at most 5 % of cases.
+
+    Args:
+        values: N values of the model.
+        others: N values of the other one.
+        higher_is_better: Whether higher values are better.
+        num_tried: How many models it was chosen from, itself included; 1 if these rows did not choose it.
+    """
+    (answer,) = holm([compare_models(values, others, higher_is_better=higher_is_better, margin=0.0)], num_tried)
+    return answer
+
+
 def _adjusted(p_values: list[float], hypotheses: int) -> list[float]:
     """Each p-value times the number of hypotheses that are left when it is reached; never below a smaller one's."""
     adjusted, highest = list(p_values), 0.0
@@ -414,7 +430,7 @@ def _adjusted(p_values: list[float], hypotheses: int) -> list[float]:
     return adjusted
 
 
-def sentence(answer: Answer, name: str, other: str, metric: str) -> str:
+def sentence(answer: Answer, name: str, other: str, metric: str, correction: str = "Holm") -> str:
     """The answer in one sentence that says which question it answers.
 
     Args:
@@ -422,6 +438,7 @@ def sentence(answer: Answer, name: str, other: str, metric: str) -> str:
         name: What A is called.
         other: What B is called.
         metric: The name of the metric.
+        correction: The method by which p-values were adjusted, if they were.
     """
     outcome, is_model = answer.outcome, answer.question == "models"
     is_worse = outcome in ("better", "worse") and answer.difference < 0
@@ -440,7 +457,7 @@ def sentence(answer: Answer, name: str, other: str, metric: str) -> str:
         case _:
             said = f"settings {name}: a new training is expected to be {outcome} in {metric} than {other} by {by}"
     if answer.hypotheses > 1:
-        said += f" (Holm, {answer.hypotheses} comparisons)"
+        said += f" ({correction}, {answer.hypotheses} comparisons)"
     if answer.needed:
         said += f"; {answer.needed} would be needed to tell a difference of this size"
     if answer.seeds is None or answer.probability is None:

@@ -55,14 +55,9 @@ def check_unseen(store: Store, topic: Topic, first: StoredRun, data: CourseData)
         CourseError: There are such rows, or the training rows cannot be loaded any more.
     """
     for run in _origins(store, first):
-        tags = run.data.tags
-        refitted = tags.get("dlcourse.refit") == "true"
-        if data.eval_split == "train" or (tags["dlcourse.split"] == data.fingerprint and not refitted):
+        if data.eval_split == "train" or _has_split(run, data.fingerprint):
             continue
-        its_data = _data_of(store, topic, run)
-        if refitted:
-            its_data.refit()
-        learned = set(its_data.rows.contents(its_data.splits["train"]))
+        learned = _learned(store, topic, run)
         for split in ("test", "val"):
             rows = data.rows.contents(data.splits[split])
             seen = sum(row in learned for row in rows)
@@ -74,6 +69,41 @@ def check_unseen(store: Store, topic: Topic, first: StoredRun, data: CourseData)
                 )
             if seen:
                 log.warning("%s: early stopping on them says little", finding)
+
+
+def check_validation_unseen(store: Store, topic: Topic, run: StoredRun) -> None:
+    """Refuse a run whose initial weights had been trained on rows that it was validated on.
+
+    Raises:
+        CourseError: They had, or it cannot be shown that they had not.
+    """
+    _, *origins = _origins(store, run)
+    others = [each for each in origins if not _has_split(each, run.data.tags["dlcourse.split"])]
+    if not others:
+        return
+    data = _data_of(store, topic, run)
+    rows = data.rows.contents(data.splits["val"])
+    for each in others:
+        learned = _learned(store, topic, each)
+        if seen := sum(row in learned for row in rows):
+            raise CourseError(
+                f"{seen} of the {len(rows)} validation rows of {run.info.run_name} were training rows of "
+                f"{each.info.run_name} ({each.info.run_id}), which its initial weights came from"
+            )
+
+
+def _has_split(run: StoredRun, fingerprint: str) -> bool:
+    """Whether a run was trained on the training rows of this split, and no others."""
+    tags = run.data.tags
+    return tags["dlcourse.split"] == fingerprint and tags.get("dlcourse.refit") != "true"
+
+
+def _learned(store: Store, topic: Topic, run: StoredRun) -> set[bytes]:
+    """The contents of the rows that a run was trained on."""
+    data = _data_of(store, topic, run)
+    if run.data.tags.get("dlcourse.refit") == "true":
+        data.refit()
+    return set(data.rows.contents(data.splits["train"]))
 
 
 def _origins(store: Store, run: StoredRun) -> Iterator[StoredRun]:
@@ -103,7 +133,7 @@ def _data_of(store: Store, topic: Topic, run: StoredRun) -> CourseData:
     except Exception as error:  # whatever a topic's code raises
         raise CourseError(
             f"the rows that {run.info.run_name} ({run.info.run_id}) was trained on cannot be loaded any more "
-            f"({one_line(error)[:200]}), so this run might be tested on them: restore them, or start from the weights "
-            "of another run"
+            f"({one_line(error)[:200]}), so a run with its weights might be tested on them: restore them, or start "
+            "from the weights of another run"
         ) from error
     return data
