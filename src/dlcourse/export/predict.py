@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from dlcourse import topics
 from dlcourse.errors import CourseError, SettingsError, one_line, printable, some_of
-from dlcourse.evaluation.chosen import choose
+from dlcourse.evaluation.chosen import Chosen, choose, known_topic
 from dlcourse.export.description import Column, Description
 from dlcourse.export.exporting import source_of
 from dlcourse.export.formats import SUFFIXES, Opened, open_file, predictor
 from dlcourse.export.reading import Input, Inputs, read_inputs, with_unit
+from dlcourse.export.registry import champion
 from dlcourse.images.figures import predicted_images
 from dlcourse.reporting.card import in_columns
 from dlcourse.reporting.fonts import LONGEST, short_names, write_plainly
@@ -26,6 +27,7 @@ from dlcourse.reporting.phases import phase
 from dlcourse.settings import PositiveInt
 from dlcourse.topics import Topic
 from dlcourse.tracking.opening import open_store
+from dlcourse.tracking.store import Store
 
 BATCH_SIZE = 256
 """The largest batch that exports are verified with."""
@@ -71,17 +73,18 @@ class Predictions:
 
     def __str__(self) -> str:
         about = self.description
-        lines = [*zip(self.inputs.names, self._classes() if self.is_classifier else self._values(), strict=True)]
-        if not self.is_classifier:
-            lines.append(("error", self._error()))
+        rows = zip(self.inputs.names, self._classes() if self.is_classifier else self._values(), strict=True)
         of_training = ", the rows that it was trained on" * about.quality.metric.startswith("train/")
-        lines.append(("quality", f"{about.quality}{of_training}"))
-        lines += [("warning", text) for text in self.inputs.warnings]
-        if self.inputs.unread:
-            lines.append(("not read", some_of(self.inputs.unread)))
-        lines += [(flag, str(file)) for flag, file in self.files.items()]
+        below = [
+            *([] if self.is_classifier else [("error", self._error())]),
+            ("quality", f"{about.quality}{of_training}"),
+            *(("warning", text) for text in self.inputs.warnings),
+            *([("not read", some_of(self.inputs.unread))] if self.inputs.unread else []),
+            *((flag, str(file)) for flag, file in self.files.items()),
+        ]
         run = f"{about.run['name']} ({about.run['id'][:8]})"
-        return printable(in_columns(f"{about.topic}: {run}, {self.why}", lines))
+        card = in_columns(f"{about.topic}: {run}, {self.why}", list(rows))
+        return printable(f"{card}\n{in_columns('', below)}")
 
     def _classes(self) -> list[str]:
         """The most probable classes of each input, with their probabilities."""
@@ -101,7 +104,7 @@ class Predictions:
 
     def _error(self) -> str:
         if all(column.error is not None for column in self.columns):
-            return "±: for 95 % of rows like the test rows, the true value is within it"
+            return "for 95 % of rows like the test rows, the true value is within ±"
         return "how far off a prediction may be is not known: the run has no test rows, or fewer than 19"
 
     def as_dict(self) -> dict[str, Any]:
@@ -152,8 +155,8 @@ class Predictions:
         else:
             texts = self._values()[:count]
         texts = [f"{_short(name)}\n{text}" for name, text in zip(self.inputs.names, texts, strict=False)]
-        number = f"the first {count} of {len(self.values)} pictures" if count < len(self.values) else "pictures"
-        title = f"{self.description.topic}, {self.description.run['name']}: {number} as the model sees them"
+        left_out = f" (the first {count} of {len(self.values)} pictures)" * (count < len(self.values))
+        title = f"{self.description.topic}, as the model of run {self.description.run['id'][:8]} sees it{left_out}"
         figure = predicted_images(torch.from_numpy(self.inputs.values[:count]), texts, title)
         write_plainly(figure, classes)
         return figure
@@ -177,7 +180,7 @@ def predict(
             `export` has written: .safetensors, .ckpt or .onnx.
         inputs: Pictures and folders of pictures; or CSV files; or numbers, if the model takes one a row.
         features: One row by the names of its columns, such as ``{"height": 176}``.
-        run: Id or name of the run; by default the best by validation rows, of the trainings on the default data.
+        run: Id or name of the run; by default the champion's, if one was promoted, else the best by validation rows.
         top: How many classes to show of each input; --json and --csv have all.
         csv: A file for a table with all probabilities.
         plot: A file for a figure of the pictures with their predictions.
@@ -225,9 +228,21 @@ def _open(model: str | Path | Topic, run: str | None) -> tuple[Opened, str]:
             raise SettingsError(f"--run names a run of a topic, and {model} is a file: leave one of them out")
         return open_file(Path(model), _known_topic), f"from {model}"
     store = open_store()
-    chosen = choose(store, model if isinstance(model, Topic) else str(model), run)
+    chosen = _chosen(store, model if isinstance(model, Topic) else str(model), run)
     source = source_of(store, chosen)
     return Opened(source.description, predictor(source.module), "torch"), chosen.why
+
+
+def _chosen(store: Store, model: str | Topic, run: str | None) -> Chosen:
+    """The run that is named, else the champion's, else the best one."""
+    name, topic = known_topic(store, model)
+    current = champion(store, name) if run is None else None
+    if current is None:
+        return choose(store, model, run)
+    stored = store.get_run(current.run_id)
+    if stored is None or stored.info.lifecycle_stage == "deleted":
+        raise CourseError(f"the run of {name}'s champion is gone from {store.shown}: name another run by --run")
+    return Chosen(name, topic, stored, current.model_id, f"the champion, version {current.version}")
 
 
 def _known_topic(name: str) -> Topic | None:

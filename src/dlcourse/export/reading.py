@@ -111,7 +111,7 @@ def _read_pictures(about: Description, words: Sequence[Input], invert: bool) -> 
     values = torch.stack(images)  # N x 3 x H x W
     values = grey(values) if channels == 1 else values
     values = 255 - values if invert else values
-    return Inputs(names, values.numpy(), _brightness(about, values, invert), unread)
+    return Inputs(names, values.numpy(), _brightness(about, names, values, invert), unread)
 
 
 def _pictures_of(about: Description, word: Input) -> list[Path]:
@@ -123,31 +123,25 @@ def _pictures_of(about: Description, word: Input) -> list[Path]:
     return [path]
 
 
-def _brightness(about: Description, images: torch.Tensor, inverted: bool) -> list[str]:
+def _brightness(about: Description, names: Sequence[str], images: torch.Tensor, inverted: bool) -> list[str]:
     """What is to be said of pictures whose mean pixel is outside the range of the training pictures."""
     if about.inputs.brightness is None:
         return []
     low, high = about.inputs.brightness
     means = images.flatten(1).float().mean(1)
-    outside = means[(means < low) | (means > high)]
-    if not len(outside):
+    is_outside = (means < low) | (means > high)
+    if not is_outside.any():
         return []
-    of_all = f"{len(outside)} of {len(images)} pictures have" if len(images) > 1 else "the picture has"
-    seen = (
-        f"{of_all} a mean pixel ({_range(outside)}) outside {low:.0f} to {high:.0f}, as 99 % of the training pictures"
-    )
-    would_fit = ((255 - outside >= low) & (255 - outside <= high)).float().mean() > 0.5
-    if would_fit and inverted:
-        seen += ": without --invert they would be inside"
-    elif would_fit:
+    unlike, outside = [names[row] for row in is_outside.nonzero()[:, 0].tolist()], means[is_outside]
+    how = "brighter" if (outside > high).all() else "darker" if (outside < low).all() else "darker or brighter"
+    said = f"{some_of(unlike)} of {len(names)} {'is' if len(unlike) == 1 else 'are'} {how} than 99 % of the training "
+    said += f"pictures, whose mean pixel is {low:.3g} to {high:.3g}"
+    inverses = 255 - outside
+    if ((inverses >= low) & (inverses <= high)).float().mean() > 0.5:
         kind = "light on dark" if low + high < 255 else "dark on light"
-        seen += f", which are {kind}: --invert inverts yours"
-    return [seen]
-
-
-def _range(values: torch.Tensor) -> str:
-    low, high = f"{values.min():.0f}", f"{values.max():.0f}"
-    return low if low == high else f"{low} to {high}"
+        advice = "leave --invert out" if inverted else f"if those are {kind} and yours are not, add --invert"
+        said += f": {advice}"
+    return [said]
 
 
 # Numbers
