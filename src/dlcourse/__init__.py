@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dlcourse.evaluation.sweep import sweep
     from dlcourse.evaluation.tasks import BinaryClassification, Classification, Regression, Task
     from dlcourse.experiment import compare, evaluate_module, train, train_module
+    from dlcourse.export.predict import predict
     from dlcourse.export.registry import promote
     from dlcourse.models.base import CourseModel
     from dlcourse.models.tasks import BinaryClassifier, Classifier, Regressor
@@ -53,6 +54,7 @@ _HOMES = {
     "evaluate_module": "experiment",
     "make_trainer": "training.trainer",
     "open_store": "tracking.opening",
+    "predict": "export.predict",
     "promote": "export.registry",
     "sweep": "evaluation.sweep",
     "test": "evaluation.remeasure",
@@ -84,6 +86,7 @@ __all__ = [
     "evaluate_module",
     "make_trainer",
     "open_store",
+    "predict",
     "promote",
     "sweep",
     "test",

@@ -24,6 +24,7 @@ from dlcourse.errors import (
     SettingsError,
     is_foreign,
     one_line,
+    printable,
     suggestion,
     without_password,
 )
@@ -37,6 +38,7 @@ class Verb:
     text: str
     topic: Literal["needed", "stored", "optional", "none"] = "needed"
     """Stored: a topic, or an experiment that the store has."""
+    usage: str = "TOPIC [FLAGS]"
 
 
 VERBS = {
@@ -48,6 +50,18 @@ VERBS = {
     "check": Verb("evaluation.published:check", "Check if a run's result is the published one of its experiment."),
     "export": Verb(
         "export.exporting:export", "Write a run's model into a file that others can use, and verify it.", "stored"
+    ),
+    "predict": Verb(
+        "export.predict:predict",
+        "Predict by a topic's best model, or one in a file: pictures, CSV files or numbers.",
+        "stored",
+        "TOPIC|FILE [INPUT ...] [--NAME VALUE ...] [FLAGS]\n\n"
+        "  dlcourse predict fashion-mnist boot.png pictures/         pictures, and folders of pictures\n"
+        "  dlcourse predict diabetes patients.csv                    the rows of a CSV file\n"
+        "  dlcourse predict height-weight --run table 176 180        numbers, if the model takes one a row\n"
+        "  dlcourse predict height-weight --run table --height 176   one row, each number by its name\n"
+        "  dlcourse predict exports/diabetes.onnx patients.csv       by a model that `dlcourse export` has written\n\n"
+        "`dlcourse predict TOPIC --help` lists the flags.",
     ),
     "overfit": Verb("training.overfit_batch:overfit", "Check if a topic's model can overfit one batch: PASS or FAIL."),
     "sweep": Verb("evaluation.sweep:sweep", "Choose settings by Optuna, and compare the best with the default."),
@@ -137,9 +151,10 @@ def _run(name: str, *words: str) -> int:
             topics.check_name(topic)
     elif verb.topic in ("needed", "stored"):
         if flags[:1] in (["-h"], ["--help"]):
-            print(f"usage: dlcourse {name} TOPIC [FLAGS]\n\n{verb.text}\n\n{_topic_list()}")
+            print(f"usage: dlcourse {name} {verb.usage}\n\n{verb.text}\n\n{_topic_list()}")
             return 0
-        raise SettingsError(f"{name} needs a topic before any flag: one of {', '.join(topics.titles())}")
+        needed = "a topic or a file" if "FILE" in verb.usage else "a topic"
+        raise SettingsError(f"{name} needs {needed} before any flag: one of {', '.join(topics.titles())}")
     return _call(name, verb, topic, flags)
 
 
@@ -153,7 +168,7 @@ def _call(name: str, verb: Verb, topic_name: str | None, flags: list[str]) -> in
     values = _parsed(name, verb, function, topic, flags) if flags else {}
     as_json, is_only_shown = values.pop("json", False), values.pop("print_config", False)
     if topic_name:
-        values["topic"] = topic or topic_name
+        values[next(iter(inspect.signature(function).parameters))] = topic or topic_name  # "topic", or "model"
     if is_only_shown and topic:
         from dlcourse.training.request import resolve
 
@@ -242,7 +257,7 @@ def _json(result: Any) -> str:
 def _say(text: str, error: BaseException) -> None:
     """Print one line on stderr, with the note that the outermost run has added to the error."""
     line = "; ".join([f"dlcourse: {text}", *getattr(error, "__notes__", [])[-1:]])
-    print(without_password(line), file=sys.stderr)
+    print(printable(without_password(line)), file=sys.stderr)
 
 
 def _unforeseen(error: Exception) -> int:

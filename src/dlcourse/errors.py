@@ -7,7 +7,7 @@ import signal
 import sysconfig
 import traceback
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -64,6 +64,16 @@ def suggestion(wrong: str, right: Iterable[str]) -> str:
 def one_line(text: object) -> str:
     """A message of several lines as one, without the store's password."""
     return " ".join(without_password(str(text)).split())
+
+
+def some_of(names: Sequence[str], noun: str = "") -> str:
+    """How many names there are, and the first five: ``2 (a, b)``, or with a noun ``2 flags (a, b)``."""
+    return f"{len(names)}{f' {noun}' * bool(noun)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal would obey, as names in a file from somebody else may hold; lines stay."""
+    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
 
 
 _PASSWORD = re.compile(r"(?<=://)([^\s:/@]*:)(\S*)(?=@)")

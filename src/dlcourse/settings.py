@@ -99,6 +99,8 @@ class SettingsParser:
     def __init__(self, prog: str, description: str = "") -> None:
         self.parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
         self.optional: list[str] = []
+        self.collects = False
+        """Whether all words without a flag are ``inputs``, and all flags that are not known ``features``."""
 
     def add_arguments(self, function: Callable[..., Any], group: str | None = None, skip: Sequence[str] = ()) -> None:
         """Add the keyword arguments of a function or class as flags ``--name`` or ``--group.name``."""
@@ -119,6 +121,11 @@ class SettingsParser:
         if "runs" in names:
             described = "YAML files or names of the topic's experiments, and names or ids of runs."
             self.parser.add_argument("runs", nargs="*", help=described)
+        if "features" in names:
+            self.collects = True
+            described = "Pictures, folders of pictures, CSV files, or numbers for a model of one input."
+            self.parser.add_argument("inputs", nargs="*", help=described)
+            self.parser.epilog = "One row as flags, each named after an input without its unit: --body_mass_index 28.1"
         if "run" in positional:
             described = "Name or id of a run, or the beginning of its id; without it one is chosen."
             self.parser.add_argument("run", nargs="?", help=described)
@@ -127,7 +134,7 @@ class SettingsParser:
         if "config" in names:
             self.parser.add_argument("--config", help="A YAML file, or the name of one of the topic's experiments.")
         self.parser.add_argument("--json", action="store_true", help=JSON_HELP)
-        self.add_arguments(function, skip=[*positional, "config", "seed", *GROUPS])
+        self.add_arguments(function, skip=[*positional, "config", "features", "seed", *GROUPS])
 
     def set_defaults(self, file: Path) -> None:
         """Take the settings of a YAML file for defaults; raises `SettingsError` as `resolve` does."""
@@ -145,7 +152,7 @@ class SettingsParser:
         Raises:
             SettingsError: A flag is unknown, or a value is invalid.
         """
-        files, flags = self._sorted(words)
+        files, flags, collected = self._sorted(words)
         is_shown = "--print_config" in flags  # jsonargparse knows that flag, and would print other settings as well
         flags = [flag for flag in flags if flag != "--print_config"]
         try:
@@ -154,7 +161,8 @@ class SettingsParser:
             typed = dict(flag.removeprefix("--").partition("=")[::2] for flag in flags)
             raise SettingsError(explanation(self.parser, error, typed, "--")) from error
         given: dict[str, Any] = plain(values)
-        return given | ({"config": files} if files else {}) | ({"print_config": True} if is_shown else {})
+        given |= ({"config": files} if files else {}) | ({"print_config": True} if is_shown else {})
+        return given | (collected if self.collects else {})
 
     def resolve(self, files: Sequence[Path], values: Mapping[str, Any]) -> dict[str, Any]:
         """The defaults, overridden by each file in turn and then by ``values``.
@@ -196,37 +204,47 @@ class SettingsParser:
                 raise SettingsError(f"{where}{name} must be {words}, not null")
         return flat
 
-    def _sorted(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    def _sorted(self, words: Sequence[str]) -> tuple[list[str], list[str], dict[str, Any]]:
         """Files and flags (``--name=value``), separated, so that flags override files in any order on the command line.
 
-        ``--init-from`` means ``--init_from``, and a boolean flag without a value means true.
+        ``--init-from`` means ``--init_from``, and a boolean flag without a value means true. The third are ``inputs``
+        and ``features``, if they are collected.
         """
         files, flags, waiting = list[str](), list[str](), list(words)
-        known = {name: wanted(self.parser, name) for name in self.names()} | {"config": "a YAML file"}
+        inputs, features = list[str](), dict[str, str]()
+        known = {name: wanted(self.parser, name) for name in self.names()}
+        known |= {} if self.collects else {"config": "a YAML file"}
         while waiting:
             word = waiting.pop(0)
             if not word.startswith("--") or word in SWITCHES:
-                flags.append(word)
+                (inputs if self.collects and word not in ("-h", *SWITCHES) else flags).append(word)
                 continue
             name, equals, value = word[2:].partition("=")
             name = name.replace("-", "_")
             if present := RENAMED.get(name.removeprefix("model.")):
                 raise SettingsError(f"--{name} is called --model.{present} now")
-            if name.removesuffix("+") not in known:  # --data.ask+ adds an entry to a list
+            is_known = name.removesuffix("+") in known  # --data.ask+ adds an entry to a list
+            if not is_known and not self.collects:
                 right = [] if name in GROUPS else [*(f"--{each}" for each in known), *SWITCHES]
                 near = suggestion(f"--{name}", right)
                 raise SettingsError(f"unknown flag --{name}{near or self._see_help()}")
-            if not equals and waiting and not waiting[0].startswith("--"):
+            kind = known.get(name.removesuffix("+"), "a number")
+            is_switch = kind == "true or false"
+            # Where words without a flag are inputs, the next one is the switch's only if it is its value.
+            next_is_value = not (is_switch and self.collects) or waiting[:1] in (["true"], ["false"])
+            if not equals and waiting and not waiting[0].startswith("--") and next_is_value:
                 value = waiting.pop(0)
-            elif not equals and known[name.removesuffix("+")] == "true or false":
+            elif not equals and is_switch:
                 value = "true"
             elif not value:
-                raise SettingsError(f"--{name} needs a value: {known[name.removesuffix('+')]}")
+                raise SettingsError(f"--{name} needs a value: {kind}")
             if name == "config":
                 files.append(value)
-            else:
+            elif is_known:
                 flags.append(f"--{name}={value}")
-        return files, flags
+            else:
+                features[name] = value
+        return files, flags, {"inputs": inputs, "features": features}
 
     def _see_help(self) -> str:
         return f"; see `{self.parser.prog} --help`"

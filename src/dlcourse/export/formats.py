@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ KEY = "dlcourse"
 """Under which each file has its description, as JSON."""
 FOR_TRAINING = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "slow_weights", "dlcourse_curve")
 """What a checkpoint has only for a training to be continued; of Adam twice the size of the weights."""
+
+ONNX_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True)
@@ -214,8 +217,13 @@ def open_onnx(path: Path) -> Opened:
         import onnxruntime
     except ImportError as error:
         raise SettingsError(f"{path}: ONNX files need onnxruntime: pip install 'dlcourse[onnx]'") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # it would print its errors, beside raising them
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        # Tensors in other files are looked for in a folder that is empty; by default in the current one.
+        with tempfile.TemporaryDirectory() as nowhere:
+            options.add_session_config_entry(ONNX_EXTERNAL_FOLDER, nowhere)
+            session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a type for each reason
         raise CourseError(f"{path} is no ONNX file, or damaged: {one_line(error)[:120]}") from error
     description = described(path, session.get_modelmeta().custom_metadata_map.get(KEY))

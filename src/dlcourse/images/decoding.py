@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import v2
@@ -48,6 +49,16 @@ def decode_all(paths: Sequence[Path], size: int) -> Iterator[Tensor | None]:
         yield from tqdm(
             pool.map(attempt, paths), total=len(paths), desc="decoding", leave=False, disable=not sys.stderr.isatty()
         )
+
+
+def grey(images: Tensor) -> Tensor:
+    """N x 3 x H x W to N x 1 x H x W, uint8: the luma of ITU-R BT.601 in 16-bit integers, as Pillow computes it.
+
+    Three equal channels give that channel, to the digit.
+    """
+    red, green, blue = images.int().unbind(1)
+    luma: Tensor = (19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16
+    return luma.to(torch.uint8)[:, None]
 
 
 def _coloured(image: Image.Image) -> Image.Image:

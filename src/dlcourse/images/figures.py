@@ -1,6 +1,7 @@
 """Figures of an image classifier: its augmented inputs, its first filters, and its most confident mistakes."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from dlcourse.models.base import CourseModel
 from dlcourse.reporting.figures import class_accuracy, confusion_matrix
 
 COLUMNS_OF_MISTAKES, MISTAKES = 6, 18  # three lines
+COLUMNS_OF_PREDICTIONS = 8
 MOST_CLASSES, FEWEST_IMAGES = 12, 6  # columns of the augmented images
 MARGIN_COLOUR = np.array([198, 219, 239], dtype=np.uint8)
 """Light blue, which no grey image has."""
@@ -65,6 +67,20 @@ def confident_mistakes(model: CourseModel, data: CourseData, evaluation: Evaluat
         axes.set_axis_off()
         predicted, true = (data.rows.classes[int(each[row])] for each in (predictions, evaluation.targets))
         axes.set_title(f"predicted: {predicted}, {probabilities[row]:.0%}\ntrue: {true}", fontsize=8)
+    return figure
+
+
+def predicted_images(images: Tensor, texts: Sequence[str], title: str) -> Figure:
+    """Images, uint8, N x C x H x W, in a grid, with a text of up to two lines above each."""
+    columns = min(len(images), COLUMNS_OF_PREDICTIONS)
+    lines = math.ceil(len(images) / columns)
+    figure = Figure(figsize=(max(1.75 * columns, 5), 0.6 + 2.2 * lines), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    for axes, image, text in zip(figure.subplots(lines, columns, squeeze=False).flat, images, texts, strict=False):
+        axes.imshow(_pixels(image), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(text, fontsize=8)
+    for axes in figure.axes:
+        axes.set_axis_off()
     return figure
 
 

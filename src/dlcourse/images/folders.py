@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlcourse.data.rows import SPLITS, Split
-from dlcourse.errors import CourseError, SettingsError, one_line
+from dlcourse.errors import CourseError, SettingsError, one_line, some_of
 
 ENDINGS = (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """How names of image files end, in lower or upper case."""
@@ -62,9 +62,15 @@ def classes_to_train_on(root: Path, files: Sequence[ImageFile]) -> tuple[str, ..
     return tuple(classes)
 
 
-def some_of(names: Sequence[str]) -> str:
-    """How many names there are, and the first five."""
-    return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+def images_below(folder: Path) -> list[Path]:
+    """The image files of a folder and of the folders in it, sorted by path; raises `CourseError` if it has none."""
+    try:
+        files = sorted(filter(_is_image, _files_below(folder, set())))
+    except OSError as error:
+        raise CourseError(f"{folder} cannot be read: {one_line(error)}") from error
+    if not files:
+        raise CourseError(f"{folder} has no pictures: their names end with one of {', '.join(ENDINGS)}")
+    return files
 
 
 def _read(root: Path) -> FolderContents:

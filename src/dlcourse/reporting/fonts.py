@@ -39,21 +39,28 @@ def legible(figures: Mapping[str, FigureFunction]) -> dict[str, FigureFunction]:
 def _legible(draw: FigureFunction) -> FigureFunction:
     @wraps(draw)
     def drawn(model: CourseModel, data: CourseData, evaluation: Evaluation) -> Figure:
-        names = data.rows.classes
-        families = families_for(names)
-        if families is None:
-            names = tuple(f"class {number}" for number in range(1, len(names) + 1))
         named = copy.copy(data)
-        short = tuple(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names)
-        named.rows = dataclasses.replace(data.rows, classes=short)
+        named.rows = dataclasses.replace(data.rows, classes=short_names(data.rows.classes))
         figure = draw(model, named, evaluation)
-        for text in figure.findobj(Text):
-            assert isinstance(text, Text)
-            text.set_fontfamily(families or rcParams["font.family"])
-            text.set_parse_math(False)  # a name with two dollar signs is not a formula
+        write_plainly(figure, data.rows.classes)
         return figure
 
     return drawn
+
+
+def short_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Class names as figures have them: up to `LONGEST` characters, or numbers if no installed font has them all."""
+    if families_for(names) is None:
+        return tuple(f"class {number}" for number in range(1, len(names) + 1))
+    return tuple(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names)
+
+
+def write_plainly(figure: Figure, names: tuple[str, ...]) -> None:
+    """Write all texts of a figure in fonts that have every character of these names, and none as a formula."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_fontfamily(families_for(names) or rcParams["font.family"])
+        text.set_parse_math(False)  # a name with two dollar signs is not a formula
 
 
 @cache

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from dlcourse.data.datamodule import CourseData, data_folder
 from dlcourse.data.rows import Rows, Split
-from dlcourse.errors import SettingsError
+from dlcourse.errors import SettingsError, some_of
 from dlcourse.evaluation import baselines
 from dlcourse.images import figures as image_figures
 from dlcourse.images import hymenoptera
@@ -23,7 +23,7 @@ from dlcourse.images.classifier import ImageClassifier
 from dlcourse.images.convolutional_network import ConvolutionalNetwork
 from dlcourse.images.decoded import DecodedImages
 from dlcourse.images.decoding import decode_all
-from dlcourse.images.folders import FolderContents, classes_to_train_on, read_folder, some_of
+from dlcourse.images.folders import FolderContents, classes_to_train_on, read_folder
 from dlcourse.images.torchvision_networks import check_takes, scaling_of, torchvision_network
 from dlcourse.reporting.fonts import legible
 from dlcourse.settings import Fraction, PositiveInt
