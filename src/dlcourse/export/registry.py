@@ -22,6 +22,7 @@ from dlcourse.export.model import REFUSED_IN_NAMES
 from dlcourse.reporting.card import in_columns
 from dlcourse.reporting.note import link, run_page
 from dlcourse.topics import Topic
+from dlcourse.tracking import relocation
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.store import Store, StoredRun
 from dlcourse.training.initial_weights import check_validation_unseen
@@ -29,6 +30,9 @@ from dlcourse.training.initial_weights import check_validation_unseen
 ALIAS = "champion"
 MODEL_TAG = "dlcourse.model_id"
 """The tag of a version with the id of its model: MLflow's database does not keep that beside an address of files."""
+
+
+Done = Literal["promoted", "not promoted", "the champion already"]
 
 
 class Champion(NamedTuple):
@@ -61,7 +65,7 @@ class Promotion:
     run_name: str
     model_id: str
     chosen: str
-    answer: Literal["promoted", "not promoted", "the champion already"]
+    answer: Done
     reason: str
     champion: str
     version: str
@@ -215,11 +219,13 @@ def _register(store: Store, chosen: Chosen, reason: str) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    model = client.get_logged_model(chosen.model_id)
+    # Not models:/<id>, of which MLflow would look for the model in its global store.
+    location = client.get_logged_model(chosen.model_id).artifact_location
+    if store.folder:
+        location = relocation.here(location, store.folder) or location
     created = client.create_model_version(
         name,
-        # Of models:/<id> MLflow would look for the model in its global store.
-        model.artifact_location,
+        location,
         info.run_id,
         tags={MODEL_TAG: chosen.model_id},
         description=f"{html.escape(reason, quote=False)}\n\n{page}",
@@ -229,10 +235,7 @@ def _register(store: Store, chosen: Chosen, reason: str) -> str:
     return str(created.version)
 
 
-def _promotion(
-    store: Store, chosen: Chosen, answer: Literal["promoted", "not promoted", "the champion already"], reason: str,
-    version: str,
-) -> Promotion:  # fmt: skip
+def _promotion(store: Store, chosen: Chosen, answer: Done, reason: str, version: str) -> Promotion:
     info = chosen.run.info
     return Promotion(
         topic=chosen.experiment,
