@@ -18,6 +18,7 @@ from dlcourse.doctor.topic import check_topic
 from dlcourse.errors import SettingsError, suggestion
 from dlcourse.evaluation import baselines
 from dlcourse.experiment import train
+from dlcourse.export.predict import predict
 from dlcourse.reporting.result import Result
 from dlcourse.settings import PositiveFloat, PositiveInt, Settings, SettingsParser, described
 from dlcourse.topics import Topic
@@ -463,6 +464,34 @@ def test_groups_that_are_none_are_nothing_given(project: Path) -> None:
 def test_a_word_that_is_no_argument_is_pythons_own_error() -> None:
     with pytest.raises(TypeError, match="epochs"):
         dlcourse.train("height-weight", epochs=3)  # type: ignore[call-arg]
+
+
+# --- inputs and features of predict ---
+
+
+def collected(*words: str) -> dict[str, Any]:
+    parser = SettingsParser("dlcourse predict")
+    parser.add_command(predict)
+    return parser.parse_flags(words)
+
+
+def test_words_without_a_flag_and_flags_that_are_not_known_are_collected() -> None:
+    values = collected("a.png", "-1.5", "-1e-3", "--top", "2", "--blood-pressure", "-3", "--age=4", "b.png")
+    assert values["inputs"] == ["a.png", "-1.5", "-1e-3", "b.png"]
+    assert values["features"] == {"blood_pressure": "-3", "age": "4"}
+    assert values["top"] == 2
+
+
+def test_a_switch_takes_no_input_for_its_value() -> None:
+    assert collected("--invert", "a.png") == {"inputs": ["a.png"], "features": {}, "invert": True, "json": False}
+    assert collected("--invert", "false", "a.png")["invert"] is False
+    assert collected("a.png", "--invert")["invert"] is True
+
+
+def test_a_feature_needs_a_value() -> None:
+    for words in (["--age"], ["--age", "--top", "2"]):
+        with pytest.raises(SettingsError, match="--age needs a value"):
+            collected(*words)
 
 
 # --- words ---

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dlcourse.data.tables import read_table, two_classes
+from dlcourse.data.tables import read_features, read_table, two_classes
 from dlcourse.errors import CourseError
 
 values = arrays(
@@ -160,3 +160,38 @@ def test_other_than_two_classes_are_refused(labels: list[float], said: str) -> N
     with pytest.raises(CourseError) as refused:
         two_classes("labels", np.array(labels, dtype=float))
     assert str(refused.value) == said
+
+
+FEATURES = ["body mass index", "height in cm"]
+
+
+@pytest.mark.parametrize(
+    ("content", "rows", "others"),
+    [
+        ("26,176\n31,150\n", [[26, 176], [31, 150]], []),
+        ("body mass index,height in cm\n26,176\n", [[26, 176]], []),
+        ("height,who,body_mass_index,label\n176,ada,26,1\n", [[26, 176]], []),
+        ("bmi,height in m\n26,1.76\n", [[26, 1.76]], ["bmi", "height in m"]),
+        ("height,body mass index,height\n176,26,177\n", None, []),
+        ("26,176,1\n", None, []),
+        ("height in cm\n176\n", None, []),
+        ("height,body mass index\n176,none\n", None, []),
+        ("height,body mass index\n", None, []),
+        ("", None, []),
+    ],
+)
+def test_columns_of_a_model(tmp_path: Path, content: str, rows: list[list[float]] | None, others: list[str]) -> None:
+    path = write(tmp_path / "rows.csv", content)
+    if rows is None:
+        with pytest.raises(CourseError, match="rows.csv"):
+            read_features(path, FEATURES)
+    else:
+        table, named = read_features(path, FEATURES)
+        assert (list(table), table.to_numpy().tolist(), named) == (FEATURES, rows, others)
+
+
+def test_one_column_is_enough_for_a_model_of_one_and_lines_are_numbered(tmp_path: Path) -> None:
+    table, _ = read_features(write(tmp_path / "rows.csv", "height\n\n176\n180\n"), ["height in cm"])
+    assert list(table.index) == [3, 4]
+    with pytest.raises(CourseError, match=r"line 2, column 2 \(height\): 'tall'"):
+        read_features(write(tmp_path / "rows.csv", "who,height\nada,tall\n"), ["height"])

@@ -1,11 +1,12 @@
 """Predictions: those of the run's checkpoint, from pictures, tables and numbers; and nothing in a file is run."""
 
-import dataclasses
 import json
 import pickle
-import shutil
+import re
+import shlex
+import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,18 @@ from torch import Tensor, nn
 import dlcourse
 from dlcourse import topics
 from dlcourse.cli import main
+from dlcourse.data import bundled
 from dlcourse.data.datamodule import CourseData
+from dlcourse.export.exporting import export
 from dlcourse.export.formats import read_safetensors
 from dlcourse.export.predict import MOST_PICTURES
 from dlcourse.images.decoding import decoded
+from dlcourse.topics.diabetes import FEATURES
 from dlcourse.training.checkpoints import load_checkpoint
-from tests.conftest import not_into_files, shared_project
+from tests.conftest import ROOT, not_into_files, shared_project
+from tests.examples import block
 from tests.image_sets import write_image_folder, write_pictures
-from tests.samples import Kinds, YesOrNo, data_of, two_classes
+from tests.samples import YesOrNo, data_of, two_classes
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,7 +44,25 @@ pytestmark = [
 ]
 Capture = pytest.CaptureFixture[str]
 FLOAT = 1e-5
-SMALL = {"widths": [8, 8, 8], "compile": False}
+
+
+def a_part_of(read: Callable[[str, int], dict[str, Tensor]]) -> Callable[[str, int], dict[str, Tensor]]:
+    """`read_sample` with each 20th image: 250 and 50 of FashionMNIST."""
+    return lambda name, classes: {key: tensor[::20] for key, tensor in read(name, classes).items()}
+
+
+def train_each() -> dict[str, dlcourse.Result]:
+    few = {"max_epochs": 2, "patience": None}
+    small = {"widths": [8, 8, 8], "compile": False}
+    return {
+        "line": dlcourse.train("height-weight", trainer=few),
+        "table": dlcourse.train("height-weight", config="table", trainer=few, name="table"),
+        "diabetes": dlcourse.train("diabetes", trainer=few),
+        "clothes": dlcourse.train("fashion-mnist", config="sample", model=small, trainer=few, name="sample"),
+        "insects": dlcourse.train(
+            "image-folder", data={"size": 16}, model={"widths": [8, 8], "compile": False}, trainer=few, name="default"
+        ),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +70,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Itera
     """A run of each kind of model, and the folder ``exports`` with some of them as files; it is the current folder."""
     with shared_project(tmp_path_factory, made_store) as folder, pytest.MonkeyPatch.context() as patch:
         patch.delenv("DLCOURSE_DATA_DIR", raising=False)
-        patch.setattr(Figure, "savefig", not_into_files(Figure.savefig))
+        patch.setattr(bundled, "read_sample", a_part_of(bundled.read_sample))
         write_image_folder(folder / "data", patch)
-        few = {"max_epochs": 3, "patience": None}
-        runs = {
-            "line": dlcourse.train("height-weight", trainer=few),
-            "table": dlcourse.train("height-weight", config="table"),
-            "diabetes": dlcourse.train("diabetes", trainer=few),
-            "clothes": dlcourse.train(
-                "fashion-mnist", config="sample", model=SMALL, trainer={"max_epochs": 1, "limit_batches": 8}, name="few"
-            ),
-            "insects": dlcourse.train(
-                "image-folder", data={"size": 16}, model={"widths": [8, 8], "compile": False}, trainer=few
-            ),
-        }
-        for topic, run in {"height-weight": "line", "diabetes": "diabetes", "fashion-mnist": "clothes"}.items():
+        with pytest.MonkeyPatch.context() as quick:
+            quick.setattr(Figure, "savefig", not_into_files(Figure.savefig))
+            runs = train_each()
+        for topic, run in {"diabetes": "diabetes", "fashion-mnist": "clothes"}.items():
             for form in ("safetensors", "checkpoint", "onnx"):
-                dlcourse.export(topic, run=runs[run].run_id, format=form)
-        patch.undo()
-        patch.chdir(folder)
+                export(topic, run=runs[run].run_id, format=form)
         yield runs
 
 
@@ -139,8 +151,7 @@ def test_a_csv_file_is_predicted_as_by_the_checkpoint(trained: Any, capsys: Capt
 
 def test_columns_are_taken_by_name(trained: Any, capsys: Capture, tmp_path: Path) -> None:
     rows, expected = of_checkpoint("diabetes", trained["diabetes"])
-    names = [*topics.find("diabetes").data.__init__.__globals__["FEATURES"]]
-    table = pd.DataFrame(rows.numpy(), columns=[name.replace(" ", "_") for name in names])
+    table = pd.DataFrame(rows.numpy(), columns=[name.replace(" ", "_") for name in FEATURES])
     table = table[table.columns[::-1]].assign(who="ada")
     table.to_csv(tmp_path / "rows.csv", index=False)
     assert torch.allclose(probabilities(predicted(capsys, "diabetes", tmp_path / "rows.csv")), expected, atol=FLOAT)
@@ -148,10 +159,9 @@ def test_columns_are_taken_by_name(trained: Any, capsys: Capture, tmp_path: Path
 
 def test_one_row_is_given_by_flags(trained: Any, capsys: Capture) -> None:
     rows, expected = of_checkpoint("diabetes", trained["diabetes"], 1)
-    names = [*topics.find("diabetes").data.__init__.__globals__["FEATURES"]]
-    flags = [f"--{name.replace(' ', '_')}={value}" for name, value in zip(names, rows[0].tolist(), strict=True)]
+    flags = [f"--{name.replace(' ', '_')}={value}" for name, value in zip(FEATURES, rows[0].tolist(), strict=True)]
     assert torch.allclose(probabilities(predicted(capsys, "diabetes", *flags)), expected, atol=FLOAT)
-    from_python = dlcourse.predict("diabetes", features=dict(zip(names, rows[0].tolist(), strict=True)))
+    from_python = dlcourse.predict("diabetes", features=dict(zip(FEATURES, rows[0].tolist(), strict=True)))
     assert torch.allclose(torch.from_numpy(from_python.values), expected, atol=FLOAT)
 
 
@@ -175,16 +185,18 @@ def test_units_and_unknown_errors_are_told(trained: Any, capsys: Capture) -> Non
     assert "not known" in text
     assert "train/final_mse" in text
     assert "trained on" in text
-    (values,) = predicted(capsys, "height-weight", "--run", "table", "176")["predictions"]
-    assert values["values"]["weight"] == {"value": pytest.approx(70.3, abs=0.1), "unit": "kg", "error": None}
+    heights, weights = of_checkpoint("height-weight", trained["table"], 1)
+    (values,) = predicted(capsys, "height-weight", "--run", "table", heights.item())["predictions"]
+    expected = weights.item()
+    assert values["values"]["weight"] == {"value": pytest.approx(expected, rel=FLOAT), "unit": "kg", "error": None}
 
 
 def test_values_outside_the_training_rows_are_told(trained: Any, capsys: Capture, tmp_path: Path) -> None:
     rows, _ = of_checkpoint("diabetes", trained["diabetes"])
     rows[:, 1] = torch.tensor([0.0, 120, 0, 90, -50])
-    warnings = predicted(capsys, "diabetes", write_csv(tmp_path / "rows.csv", rows))["warnings"]
-    assert warnings[0].startswith("glucose: 3 of 5 rows are outside ")
-    assert "--data.source course" in warnings[1]
+    told = predicted(capsys, "diabetes", write_csv(tmp_path / "rows.csv", rows))["warnings"]
+    assert told[0].startswith("glucose: 3 of 5 rows are outside ")
+    assert "--data.source course" in told[1]
     (warning, _) = predicted(capsys, "height-weight", "--run", "table", "--height", 250)["warnings"]
     assert warning.startswith("height 250 cm is outside 160 to 180 cm")
     assert predicted(capsys, "height-weight", "--run", "table", "--height", 160)["warnings"] == []
@@ -192,8 +204,8 @@ def test_values_outside_the_training_rows_are_told(trained: Any, capsys: Capture
 
 def test_other_names_in_a_csv_file_are_told(trained: Any, capsys: Capture, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("height in m\n1.76\n")
-    warnings = predicted(capsys, "height-weight", "--run", "table", tmp_path / "rows.csv")["warnings"]
-    assert "'height in m' as height in cm" in warnings[0]
+    told = predicted(capsys, "height-weight", "--run", "table", tmp_path / "rows.csv")["warnings"]
+    assert "'height in m' as height in cm" in told[0]
 
 
 def test_csv_has_all_probabilities_or_values(trained: Any, capsys: Capture, tmp_path: Path) -> None:
@@ -233,28 +245,28 @@ def write_clothes(folder: Path, images: Tensor) -> list[Path]:
 def test_pictures_are_predicted_as_by_the_checkpoint(trained: Any, capsys: Capture, tmp_path: Path) -> None:
     images, expected = of_checkpoint("fashion-mnist", trained["clothes"])
     paths = write_clothes(tmp_path, images)
-    content = predicted(capsys, "fashion-mnist", "--run", "few", *paths)
+    content = predicted(capsys, "fashion-mnist", "--run", "sample", *paths)
     assert torch.allclose(probabilities(content), expected, atol=FLOAT)
     assert [each["input"] for each in content["predictions"]] == [str(path) for path in paths]
-    assert torch.allclose(probabilities(predicted(capsys, "fashion-mnist", "--run", "few", tmp_path)), expected)
+    assert torch.allclose(probabilities(predicted(capsys, "fashion-mnist", "--run", "sample", tmp_path)), expected)
 
 
 def test_inverted_pictures(trained: Any, capsys: Capture, tmp_path: Path) -> None:
     images, expected = of_checkpoint("fashion-mnist", trained["clothes"])
     path, *_ = write_clothes(tmp_path, 255 - images)
-    content = predicted(capsys, "fashion-mnist", "--run", "few", path)
+    content = predicted(capsys, "fashion-mnist", "--run", "sample", path)
     assert "--invert" in content["warnings"][0]
     assert str(path) in content["warnings"][0]
-    content = predicted(capsys, "fashion-mnist", "--run", "few", "--invert", path)
+    content = predicted(capsys, "fashion-mnist", "--run", "sample", "--invert", path)
     assert torch.allclose(probabilities(content), expected[:1], atol=FLOAT)
     assert content["warnings"] == []
     path, *_ = write_clothes(tmp_path, images)
-    assert "leave --invert out" in predicted(capsys, "fashion-mnist", path, "--run=few", "--invert")["warnings"][0]
+    assert "leave --invert out" in predicted(capsys, "fashion-mnist", path, "--run=sample", "--invert")["warnings"][0]
 
 
 def test_a_folder_in_order_and_of_any_size(trained: Any, capsys: Capture) -> None:
     images, expected = of_checkpoint("image-folder", trained["insects"], 20)
-    content = predicted(capsys, "image-folder", "data/hymenoptera/val")
+    content = predicted(capsys, "image-folder", "--run=default", "data/hymenoptera/val")
     assert len(images) == len(content["predictions"]) == 20
     names = [each["input"] for each in content["predictions"]]
     assert names == sorted(names)
@@ -267,7 +279,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_predicted(
     write_pictures(tmp_path / "pictures" / "within", 3)
     (tmp_path / "pictures" / "broken.png").write_bytes(b"no picture")
     (tmp_path / "pictures" / "notes.txt").write_text("no picture, and not named like one")
-    arguments = ["image-folder", tmp_path / "pictures", "--csv", tmp_path / "out.csv"]
+    arguments = ["image-folder", "--run=default", tmp_path / "pictures", "--csv", tmp_path / "out.csv"]
     content = predicted(capsys, *arguments, status=1)
     assert content["unread"] == [str(tmp_path / "pictures" / "broken.png")]
     assert len(content["predictions"]) == len(pd.read_csv(tmp_path / "out.csv")) == 3
@@ -277,9 +289,10 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_predicted(
 def test_plot_shows_what_the_model_sees(trained: Any, capsys: Capture, tmp_path: Path) -> None:
     paths = write_pictures(tmp_path / "pictures", MOST_PICTURES + 2)
     for suffix in ("png", "pdf"):
-        shown(capsys, "image-folder", paths[0], "--plot", tmp_path / f"plot.{suffix}")
-    assert Image.open(tmp_path / "plot.png").width > 500
-    predictions = dlcourse.predict("image-folder", [tmp_path / "pictures"])
+        shown(capsys, "image-folder", "--run=default", paths[0], "--plot", tmp_path / f"plot.{suffix}")
+    with Image.open(tmp_path / "plot.png") as image:
+        assert image.width > 500
+    predictions = dlcourse.predict("image-folder", [tmp_path / "pictures"], run="default")
     figure = predictions.figure()
     assert len(figure.axes) == MOST_PICTURES
     assert f"{MOST_PICTURES} of {len(paths)}" in figure.get_suptitle()
@@ -325,7 +338,7 @@ def test_an_experiment_of_ones_own(project: Path, capsys: Capture, tmp_path: Pat
     data = data_of(two_classes())
     data.setup("fit")
     result = dlcourse.train_module(
-        YesOrNo([5], 1), data, "binary", name="mine", max_epochs=2, trainer={"enable_progress_bar": False}
+        YesOrNo([5], 1), data, task=YesOrNo([5], 1), experiment="mine", trainer={"max_epochs": 2}
     )
     rows = data.rows.inputs[:3]
     content = predicted(capsys, "mine", write_csv(tmp_path / "rows.csv", rows))
@@ -357,14 +370,14 @@ REFUSED = {
     "heigth-weight 3": "did you mean height-weight?",
     "diabetes 3": "--glucose",
     "diabetes --glucose 3 --age 3": "--pregnancies",
-    "fashion-mnist --run few": "nothing to predict",
-    "fashion-mnist --run few 3": "picture",
-    "fashion-mnist --run few --height 3": "--height",
-    "image-folder data/hymenoptera/val/ants/000.png --plot nowhere/x.png": "--plot",
-    "image-folder data/hymenoptera/val/ants/000.png --plot x.xyz": "--plot",
-    "exports/height-weight.pt2 3": "pt2",
+    "fashion-mnist --run sample": "nothing to predict",
+    "fashion-mnist --run sample 3": "picture",
+    "fashion-mnist --run sample --height 3": "--height",
+    "image-folder --run default data/hymenoptera/val/ants/000.png --plot nowhere/x.png": "--plot",
+    "image-folder --run default data/hymenoptera/val/ants/000.png --plot x.xyz": "--plot",
+    "exports/diabetes.pt2 3": "pt2",
     "exports/nowhere.onnx 3": "nowhere.onnx",
-    "exports/height-weight.onnx 3 --run table": "--run",
+    "exports/diabetes.onnx 3 --run table": "--run",
 }  # fmt: skip
 
 
@@ -394,11 +407,13 @@ def test_tables_that_cannot_be_taken(trained: Any, capsys: Capture, tmp_path: Pa
 
 def test_pictures_that_cannot_be_taken(trained: Any, capsys: Capture, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "empty" in refused(capsys, "image-folder", tmp_path / "empty", status=1)
+    assert "empty" in refused(capsys, "image-folder", "--run=default", tmp_path / "empty", status=1)
     whole = Path("data/hymenoptera/val/ants/000.png").read_bytes()
     for name, content in {"cut.png": whole[: len(whole) // 2], "text.png": b"text", "rows.csv": b"1,2\n"}.items():
         (tmp_path / name).write_bytes(content)
-        assert name in refused(capsys, "image-folder", tmp_path / name, "--plot", tmp_path / "plot.png", status=1)
+        assert name in refused(
+            capsys, "image-folder", "--run=default", tmp_path / name, "--plot", tmp_path / "plot.png", status=1
+        )
     assert not (tmp_path / "plot.png").exists()
 
 
@@ -436,7 +451,7 @@ def test_no_code_in_a_file_is_run(trained: Any, capsys: Capture, tmp_path: Path,
         pt2.writestr("archive/data/weights/model.pt", pickle.dumps(Code(ran)))
         pt2.writestr("archive/data.pkl", pickle.dumps(Code(ran)))
     refused(capsys, file, "3", status=1)
-    with pytest.warns(DeprecationWarning, match="TorchScript|torch.jit"):
+    with warnings.catch_warnings(action="ignore"):  # that TorchScript is deprecated
         torch.jit.save(torch.jit.script(nn.Linear(1, 1)), str(file))
     refused(capsys, file, "3", status=1)
     assert not ran.exists()
@@ -444,7 +459,7 @@ def test_no_code_in_a_file_is_run(trained: Any, capsys: Capture, tmp_path: Path,
 
 @pytest.mark.parametrize("suffix", ["ckpt", "safetensors", "onnx"])
 def test_files_that_are_cut_off(trained: Any, capsys: Capture, tmp_path: Path, suffix: str) -> None:
-    whole = Path(f"exports/height-weight.{suffix}").read_bytes()
+    whole = Path(f"exports/diabetes.{suffix}").read_bytes()
     for length in (0, 10, len(whole) // 2, len(whole) - 1):
         (tmp_path / f"cut.{suffix}").write_bytes(whole[:length])
         assert f"cut.{suffix}" in refused(capsys, tmp_path / f"cut.{suffix}", "3", status=1)
@@ -452,9 +467,9 @@ def test_files_that_are_cut_off(trained: Any, capsys: Capture, tmp_path: Path, s
 
 @pytest.mark.parametrize("location", ["weights.bin", "../../etc/passwd", "/etc/passwd"])
 def test_an_onnx_file_reads_no_other_file(trained: Any, capsys: Capture, tmp_path: Path, location: str) -> None:
-    """onnxruntime looks for the tensors of a model without a path in the current folder."""
+    """Onnxruntime looks for the tensors of a model without a path in the current folder."""
     Path("weights.bin").write_bytes(bytes(4))
-    model = onnx.load("exports/height-weight.onnx")
+    model = onnx.load("exports/diabetes.onnx")
     weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1, 1], data_location=TensorProto.EXTERNAL)
     for key, value in {"location": location, "offset": "0", "length": "4"}.items():
         entry = weight.external_data.add()
@@ -478,7 +493,6 @@ def test_files_that_lie(trained: Any, capsys: Capture, tmp_path: Path) -> None:
         save_file(content["state_dict"], tmp_path / "lies.safetensors", {"dlcourse": json.dumps(description | changes)})
         return tmp_path / "lies.safetensors"
 
-    row = ["--features", "0"]
     one = {**description["inputs"], "shape": ["N", 1], "columns": [{"name": "height"}]}
     assert "does not take" in refused(capsys, lying(inputs=one), "3", status=1)
     flags = [f"--{each['name'].replace(' ', '_')}=0" for each in description["inputs"]["columns"]]
@@ -488,3 +502,27 @@ def test_files_that_lie(trained: Any, capsys: Capture, tmp_path: Path) -> None:
     out = shown(capsys, lying(classes=["\x1b[2Ja", "b"]), *flags)
     assert "\x1b" not in out
     assert "?[2Ja" in out
+
+
+# --- the page ---
+
+
+def test_commands_of_the_page(trained: Any, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "predict.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("dlcourse ")]
+    rows, _ = of_checkpoint("diabetes", trained["diabetes"])
+    images, _ = of_checkpoint("fashion-mnist", trained["clothes"], 1)
+    for folder in ("mlruns", "exports", "data"):
+        (tmp_path / folder).symlink_to(Path(folder).absolute())
+    monkeypatch.chdir(tmp_path)
+    write_csv(Path("patients.csv"), rows)
+    write_pictures(Path("pictures"), 3)
+    write_clothes(Path(), 255 - images)[0].rename("boot.png")
+    assert len(commands) > 5
+    for words in commands:
+        assert main(words) == 0, words
+    assert Path("seen.png").is_file()
+    assert Path("probabilities.csv").is_file()
+    exec(compile(block("docs/predict.md", "example: predict"), "predict.md", "exec"), {})
+    assert "height 176 cm" in capsys.readouterr().out

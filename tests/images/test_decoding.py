@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dlcourse.images.decoding import decode_all, decoded
+from dlcourse.images.decoding import decode_all, decoded, grey
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -133,3 +133,12 @@ def test_a_picture_that_is_too_large_to_be_true_is_not_unpacked(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     large, larger = (saved(Image.new("RGB", (side, side)), tmp_path / f"{side}.png") for side in (12, 30))
     assert [image is None for image in decode_all([large, larger], 4)] == [False, True]
+
+
+def test_grey_is_pillows_and_leaves_grey_images_as_they_are() -> None:
+    images = torch.randint(0, 256, (2, 3, 9, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for image, one in zip(images, grey(images), strict=True):
+        expected = Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L")
+        assert np.array_equal(one[0], np.asarray(expected))
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert torch.equal(grey(every.expand(1, 3, 16, 16)), every)

@@ -7,7 +7,7 @@ import pytest
 
 from dlcourse.errors import CourseError, SettingsError
 from dlcourse.images import folders as picture_folders
-from dlcourse.images.folders import read_folder
+from dlcourse.images.folders import images_below, read_folder
 
 
 def made(root: Path, *files: str) -> Path:
@@ -157,3 +157,10 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(picture_folders, "_visible", refuse)  # root may read any folder
     with pytest.raises(CourseError, match=r"--data\.root .* cannot be read: .*Permission denied"):
         read_folder(made(tmp_path, "a/1.jpg", "b/2.jpg"))
+
+
+def test_images_below_a_folder(tmp_path: Path) -> None:
+    root = made(tmp_path, "b.JPG", "a/2.png", "a/deep/1.webp", "a/notes.txt", ".hidden.png")
+    assert [str(each.relative_to(root)) for each in images_below(root)] == ["a/2.png", "a/deep/1.webp", "b.JPG"]
+    with pytest.raises(CourseError, match="no pictures"):
+        images_below(made(tmp_path / "empty", "notes.txt"))
