@@ -183,7 +183,7 @@ FEATURES = ["body mass index", "height in cm"]
 def test_columns_of_a_model(tmp_path: Path, content: str, rows: list[list[float]] | None, others: list[str]) -> None:
     path = write(tmp_path / "rows.csv", content)
     if rows is None:
-        with pytest.raises(CourseError, match="rows.csv"):
+        with pytest.raises(CourseError, match=r"rows\.csv"):
             read_features(path, FEATURES)
     else:
         table, named = read_features(path, FEATURES)
