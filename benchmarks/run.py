@@ -297,6 +297,35 @@ def compare(repeats: int) -> Iterator[Figure]:
         yield Figure(f"  peak memory, {epochs} epochs each", "GiB", values)
 
 
+def export(repeats: int) -> Iterator[Figure]:
+    """Writing a trained model in each format and verifying it, in a new process each time."""
+    from benchmarks.exports import TRAININGS, seconds, train
+
+    for topic in TRAININGS:
+        folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
+        run = train(topic, folder)
+        forms = ("safetensors", "checkpoint", "pt2", "onnx")
+        measured = paired(repeats, *[functools.partial(seconds, topic, run, form, folder) for form in forms])
+        for form, values in zip(forms, measured, strict=True):
+            bound = 2.0 if topic == "diabetes" else 10.0
+            yield Figure(f"{topic} as {form}, beyond the imports", "s", values, bound)
+
+
+def serving(repeats: int) -> Iterator[Figure]:
+    """Requests of one row to served champions, from eight clients at once."""
+    from benchmarks.serving import CLIENTS, REQUESTS, TRAININGS, measure, served
+
+    for topic in TRAININGS:
+        folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
+        with served(topic, folder) as (port, body):
+            measure(port, body)  # the first requests are slower
+            rounds = [measure(port, body) for _ in range(repeats)]
+        asked = f"{topic}: {REQUESTS} requests, {CLIENTS} clients"
+        yield Figure(f"{asked}: answers a second", "1/s", [each.per_second for each in rounds])
+        yield Figure("  median", "ms", [each.median for each in rounds])
+        yield Figure("  99th percentile", "ms", [each.percentile_99 for each in rounds])
+
+
 def fashion_mnist(repeats: int) -> list[Figure]:
     """The notes' network on all of FashionMNIST, beside the notes' own loop."""
     prepare("fashion-mnist")
@@ -353,6 +382,8 @@ PARTS: dict[str, Callable[[int], Iterable[Figure]]] = {
     "store": store,
     "views": views,
     "compare": compare,
+    "export": export,
+    "serving": serving,
     "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,
 }

@@ -1,5 +1,8 @@
 """A project folder of its own for every test, with a real store that is copied rather than migrated anew."""
 
+import functools
+import gc
+import importlib.metadata
 import os
 import shutil
 import sqlite3
@@ -7,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +29,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Some images set it. Then each process that a test starts would compile every package anew, for 10 s.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# Looking through the million objects of the libraries, which stay, takes longer than a short training.
+gc.set_threshold(50_000, 20, 100)
+
+
+@functools.cache
+def entry_points_of(_: tuple[str, ...], **chosen: str) -> EntryPoints:
+    """What the packages in those folders offer: the same until a folder is added."""
+    return entry_points(**chosen)
+
+
+# Lightning asks with each Trainer, and would read the metadata of all packages: a tenth of a short training.
+importlib.metadata.entry_points = lambda **chosen: entry_points_of(tuple(sys.path), **chosen)
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"

@@ -3,10 +3,11 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from benchmarks import comparisons, images, reproduce, run, verdicts
+from benchmarks import comparisons, exports, images, reproduce, run, verdicts
 from benchmarks.phases import FUNCTIONS
 from torchvision.datasets import CIFAR10, FashionMNIST
 
@@ -20,6 +21,7 @@ def test_figures_as_a_table_and_as_json(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(run, "EPOCHS", 2)
     parts = ["--parts", "startup", "fit", "tracking"]
     assert run.main(["--repeats", "1", *parts, "--json", str(tmp_path / "figures.json")]) == 0
     content = json.loads((tmp_path / "figures.json").read_text())
@@ -101,6 +103,13 @@ def test_every_phase_of_a_training_is_measured(tmp_path: Path, monkeypatch: pyte
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(run, "COMMANDS", {"height-weight": "default"})
     monkeypatch.setattr(run, "prepare", lambda topic: None)
+    process_seconds = run.process_seconds
+
+    def measured(*arguments: str, **settings: Any) -> float:
+        """Without the process before, that compiles the modules: they are compiled."""
+        return 0.0 if arguments[0] == "-c" else process_seconds(*arguments, **settings)
+
+    monkeypatch.setattr(run, "process_seconds", measured)
     figures = {figure.name.rpartition(": ")[2]: figure for figure in run.phases(1)}
     assert set(figures) == {"import", *FUNCTIONS, "rest", "start and end of Python", "whole"}
     assert [name for name, figure in figures.items() if figure.median <= 0] == []
@@ -156,3 +165,11 @@ def test_an_experiment_is_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert before.answer([*new.values.values()]) == "as expected"
     assert (new.settings, new.computing, new.split) == (before.settings, before.computing, before.split)
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.slow
+def test_exports_in_every_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = exports.train("diabetes", tmp_path)
+    assert exports.seconds("diabetes", run, "safetensors", tmp_path) > 0

@@ -1,6 +1,9 @@
 """What pyproject.toml asks for, what requirements.lock has of it, and what a wheel holds."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 import zipfile
 from importlib.metadata import version
@@ -11,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from dlcourse import __version__
-from tests.conftest import EXPERIMENTS, ROOT, Dlcourse
+from tests.conftest import EXPERIMENTS, ROOT
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DECLARED = [
@@ -63,12 +66,19 @@ def test_a_wheel_has_the_experiments_and_the_license(wheel: Path) -> None:
     assert {"dlcourse/py.typed", "dlcourse/results.json", f"dlcourse-{__version__}.dist-info/licenses/LICENSE"} <= names
 
 
-def test_an_installed_wheel_finds_its_experiments(
-    wheel: Path, dlcourse: Dlcourse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    done = dlcourse("train", "diabetes", "--config", "relu", "--print_config")
+COMMANDS = """
+from dlcourse.cli import main
+
+main(["train", "diabetes", "--config", "relu", "--print_config"])
+main(["check", "image-folder"])
+"""
+
+
+def test_an_installed_wheel_finds_its_experiments(wheel: Path, project: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(project / "site")
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS], capture_output=True, text=True, timeout=240, cwd=project,
+        env=os.environ | {"PYTHONPATH": str(project / "site")},
+    )  # fmt: skip
     assert "activation: relu" in done.stdout, done.stderr
-    done = dlcourse("check", "image-folder")
     assert "nothing is published of image-folder" in done.stderr

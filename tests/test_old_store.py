@@ -6,6 +6,7 @@ tenth of the size, and made-up names of the user and the machine. Two were stopp
 """
 
 import json
+import shutil
 import sqlite3
 import tarfile
 from contextlib import closing
@@ -37,11 +38,18 @@ RUNS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def old(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with the old store and the rows that its runs had."""
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("old")
     with tarfile.open(Path(__file__).with_name("old_store.tar.xz")) as archive:
-        archive.extractall(project, filter="data")
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def old(project: Path, unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with the old store and the rows that its runs had."""
+    shutil.copytree(unpacked, project, dirs_exist_ok=True)
     with closing(sqlite3.connect(project / "mlruns" / "mlflow.db")) as connection:
         ((revision,),) = connection.execute("SELECT version_num FROM alembic_version")
     try:

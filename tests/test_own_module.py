@@ -1,8 +1,6 @@
 """Any LightningModule on any LightningDataModule: the run that `train_module` and `evaluate_module` make of it."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,9 @@ from dlcourse import (
 )
 from dlcourse.cli import main
 from tests import foreign_modules as foreign
+from tests.conftest import shared_project
 from tests.examples import block, topic_package
+from tests.processes import start_script
 
 pytestmark = [
     pytest.mark.usefixtures("project"),
@@ -152,9 +152,18 @@ def test_a_module_is_trained_to_a_verdict(case: Callable[[], tuple[L.LightningMo
     assert run.data.tags["dlcourse.split"]
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> tuple[Path, Result]:
+    with shared_project(tmp_path_factory, made_store) as folder:
+        return folder, train_module(classifier(), Loaders(CLASSES), task="classification", trainer=FEW)
+
+
 @pytest.fixture
-def trained() -> Result:
-    return train_module(classifier(), Loaders(CLASSES), task="classification", trainer=FEW)
+def trained(trained_once: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch) -> Result:
+    """A training for tests that only look at it; its project is the current folder."""
+    folder, result = trained_once
+    monkeypatch.chdir(folder)
+    return result
 
 
 def test_metrics_are_those_of_the_modules_own_outputs(trained: Result) -> None:
@@ -450,10 +459,12 @@ print(json.dumps({"peak": peak, "learned": result.verdict.learned, "card": str(r
 """
 
 
-def test_five_million_generated_rows_take_less_than_2_gb() -> None:
-    ended = subprocess.run([sys.executable, "-c", STREAM], capture_output=True, text=True, timeout=250)
-    assert ended.returncode == 0, ended.stderr
-    told = json.loads(ended.stdout.splitlines()[-1])
+def test_five_million_generated_rows_take_less_than_2_gb(project: Path) -> None:
+    (project / "stream.py").write_text(STREAM, encoding="utf-8")
+    process, output = start_script(project / "stream.py")
+    process.join(250)
+    assert process.exitcode == 0, output.read_text()
+    told = json.loads(output.read_text().splitlines()[-1])
     assert told["peak"] < 2e9
     assert told["learned"] is True
     assert "fitted to 10000 training rows" in told["card"]

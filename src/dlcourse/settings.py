@@ -142,7 +142,10 @@ class SettingsParser:
 
     def names(self) -> list[str]:
         """Every setting by its dotted name."""
-        return [*dict.fromkeys([*(str(name) for name, _ in self.parser.get_defaults().items()), *self.optional])]
+        return self._names(self.parser.get_defaults())
+
+    def _names(self, settings: Namespace) -> list[str]:
+        return [*dict.fromkeys([*(str(name) for name, _ in settings.items()), *self.optional])]
 
     def parse_flags(self, words: Sequence[str]) -> dict[str, Any]:
         """The values on a command line, nested by group, without defaults.
@@ -173,11 +176,13 @@ class SettingsParser:
         settings = self.parser.get_defaults()
         for file in files:
             settings = self._over(settings, read_yaml(file), f"--config {file}: ")
-        resolved: dict[str, Any] = plain(self._over(settings, values, ""))
+        if values or not files:  # else all is checked already
+            settings = self._over(settings, values, "")
+        resolved: dict[str, Any] = plain(settings)
         return resolved
 
     def _over(self, base: Namespace, values: Mapping[str, Any], where: str) -> Namespace:
-        flat = self._flat(values, where)
+        flat = self._flat(values, self._names(base), where)
         nested = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
         try:
             parsed: Namespace = self.parser.parse_object(nested, namespace=base)
@@ -185,7 +190,7 @@ class SettingsParser:
             raise SettingsError(explanation(self.parser, error, flat, where)) from error
         return parsed
 
-    def _flat(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    def _flat(self, values: Mapping[str, Any], names: Sequence[str], where: str) -> dict[str, Any]:
         """Values by dotted name; raises `SettingsError` for an unknown name, or for null if that is not allowed."""
         flat: dict[str, Any] = {}
         for key, value in values.items():
@@ -195,7 +200,6 @@ class SettingsParser:
             if twice := sorted(pairs.keys() & flat.keys()):
                 raise SettingsError(f"{where}{twice[0]} is set twice: keep one")
             flat |= pairs
-        names = self.names()
         for name, value in flat.items():
             if name not in names:
                 near = suggestion(name, names if "." in name else [*names, *GROUPS])

@@ -24,7 +24,7 @@ from dlcourse.training.checkpoints import load_checkpoint, read_checkpoint
 from tests.finished import Finished
 from tests.samples import Noisy
 
-ELSEWHERE = """
+BLOCKED = """
 import importlib.abc, json, sys
 
 class Blocked(importlib.abc.MetaPathFinder):
@@ -33,6 +33,11 @@ class Blocked(importlib.abc.MetaPathFinder):
             raise ImportError(f"{name} cannot be imported here")
 
 sys.meta_path.insert(0, Blocked())
+"""
+"""The start of a program that has no dlcourse and no Lightning."""
+ELSEWHERE = (
+    BLOCKED
+    + """
 try:
     import dlcourse
 except ImportError as error:
@@ -52,6 +57,7 @@ for size in (1, 2, 7):
 loaded = sorted({name.partition(".")[0] for name in sys.modules})
 print(json.dumps({"absent": absent, "answers": answers, "loaded": loaded}))
 """
+)
 
 
 def topic_with(model: type[Regressor]) -> topics.Topic:

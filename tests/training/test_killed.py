@@ -2,7 +2,6 @@
 
 import signal
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +12,7 @@ from sqlalchemy.engine import Engine
 
 import dlcourse
 from dlcourse.doctor.machine import check_machine
-from tests.conftest import ROOT
+from tests.processes import start_script
 
 TRAININGS = """
 SELECT status,
@@ -52,12 +51,12 @@ def test_between_any_two_writes_to_the_store(project: Path) -> None:
 
 
 KILLED = """
-import os, random, shutil, signal, sys, threading, time
+import os, random, shutil, signal, threading, time
 from pathlib import Path
 import dlcourse, dlcourse.experiment, mlflow.pytorch, torch
 from tests.samples import Line
 
-template, folders = Path(sys.argv[1]), Path(sys.argv[2])
+template, folders = Path("mlruns").absolute(), Path("killed").absolute()
 fraction, seconds = 0.0, None  # how long a run takes after its fit, and after which part of that it is killed
 
 
@@ -95,7 +94,8 @@ for number in range(2, 12):
             train(number)
         finally:
             os._exit(0)
-    print(number, os.waitpid(child, 0)[1], flush=True)
+    with (folders / "statuses").open("a") as file:
+        print(os.waitpid(child, 0)[1], file=file)
 """
 
 
@@ -104,10 +104,11 @@ for number in range(2, 12):
 def test_at_ten_random_moments(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in a process of its own, which is forked, so that the libraries are loaded once."""
     (project / "killed").mkdir()
-    command = [sys.executable, "-c", KILLED, str(project / "mlruns"), str(project / "killed")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    statuses = [int(line.split()[1]) for line in done.stdout.splitlines()]
+    (project / "killed.py").write_text(KILLED, encoding="utf-8")
+    process, output = start_script(project / "killed.py")
+    process.join(280)
+    assert process.exitcode == 0, output.read_text()
+    statuses = [int(line) for line in (project / "killed" / "statuses").read_text().splitlines()]
     assert statuses.count(signal.SIGKILL) >= 5, "some may have ended before"
     for number in range(2, 12):
         folder = project / "killed" / str(number)

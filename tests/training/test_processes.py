@@ -231,12 +231,14 @@ def test_two_processes_log_what_one_measures(trained: mlflow.Run, monkeypatch: p
 
 def test_torchrun_starts_the_command(project: Path) -> None:
     """A batch has all rows, on two devices as on one: so the steps are the same."""
-    flags = ["height-weight", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--json"]
-    status, out, err = ran(*TORCHRUN, "2", "-m", "dlcourse", "train", *flags)
-    assert status == 0, err
+    command = ["train", "height-weight", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--json"]
+    (project / "command.py").write_text(f"from dlcourse.cli import main\n\nassert main({command}) == 0\n")
+    status, output = ended(start_script(project / "command.py", torchrun=True))
+    assert status == 0, output
     (run,) = trainings("height-weight")
-    assert json.loads(out)["run_id"] == run.info.run_id, "process 0 alone has printed it"
-    assert err.count("epoch 1/1") == 1
+    (printed,) = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert printed["run_id"] == run.info.run_id, "process 0 alone has printed it"
+    assert output.count("epoch 1/1") == 1
     assert (run.info.status, run.data.params["trainer.devices"]) == ("FINISHED", "2")
     alone = dlcourse.train("height-weight", trainer={"max_epochs": 2, "accelerator": "cpu"})
     for name in ("val/final_mse", "test/mse"):

@@ -1,5 +1,6 @@
 """The run that is meant: the one that is named, or the best one by validation rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dlcourse import topics
@@ -71,12 +72,12 @@ def choose(store: Store, name: str | Topic, run: str | None = None) -> Chosen:
     experiment, topic = known_topic(store, name)
     if run is not None:
         return _named(store, experiment, topic, run)
-    split, rows = "", f"as its newest training in {store.shown}"
-    if topic:
-        data, _ = load_data(topic, resolve(topic, None, None, None, None, None).settings)
-        split, rows = data.fingerprint, f"of its default experiment in {store.shown}"
     finished = list(trainings(store, store.experiment(experiment), "attributes.status = 'FINISHED'"))
-    split = split or (finished[0].data.tags.get("dlcourse.split", "") if finished else "")
+    split, rows = "", f"of its default experiment in {store.shown}"
+    if topic and finished:
+        split = _default_split(topic, finished)
+    if finished and not split:  # data that is known only when it has been evaluated
+        split, rows = finished[0].data.tags.get("dlcourse.split", ""), f"of its newest training in {store.shown}"
     same = [each for each in finished if each.data.tags.get("dlcourse.split") == split and _model_of(each)]
     if not same:
         none = f"{experiment} has no finished training with a model on the rows {rows}"
@@ -89,6 +90,20 @@ def choose(store: Store, name: str | Topic, run: str | None = None) -> Chosen:
             why = f"the best of {len(values)} by {metric} ({best.data.metrics[metric]:.4g}), on the rows {rows}"
             return Chosen(experiment, topic, best, _model_of(best), why, len(values))
     raise CourseError(f"no training of {experiment} has val/final_{primary} to choose by: name one, as RUN or by --run")
+
+
+def _default_split(topic: Topic, finished: Sequence[StoredRun]) -> str:
+    """The fingerprint of the rows of the topic's default experiment; empty if rows have none before they are evaluated.
+
+    It is that of the newest run with the data settings of the default experiment; only if there is none, as where
+    another experiment was trained, the data is loaded.
+    """
+    for run in finished:
+        name = run.data.tags.get("experiment", "")
+        if name == "default" or (name.startswith("default, ") and " data." not in name):
+            return run.data.tags.get("dlcourse.split", "")
+    data, _ = load_data(topic, resolve(topic, None, None, None, None, None).settings)
+    return data.fingerprint
 
 
 def _named(store: Store, experiment: str, topic: Topic | None, name: str) -> Chosen:

@@ -169,7 +169,8 @@ def describe(
     is_classifier = not evaluation.targets.is_floating_point() and predictions.ndim == 2 and predictions.shape[1] > 1
     classes = _class_names(task, data, predictions.shape[1]) if is_classifier else []
     commit = run.tags.get("mlflow.source.git.commit", "") + "+" * (run.tags.get("dlcourse.git.dirty") == "true")
-    low, high = evaluation.intervals.get(task.primary_metric, (None, None))
+    known = evaluation.intervals if evaluation.split != "train" else {}  # the rows that the model has been fitted to
+    low, high = known.get(task.primary_metric, (None, None))
     return Description(
         topic=topic,
         kind="classification" if is_classifier else "regression",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
+from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
 from dlcourse.errors import CourseError
@@ -22,6 +23,7 @@ from dlcourse.export.model import REFUSED_IN_NAMES
 from dlcourse.reporting.card import in_columns
 from dlcourse.reporting.note import link, run_page
 from dlcourse.topics import Topic
+from dlcourse.tracking import relocation
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.store import Store, StoredRun
 from dlcourse.training.initial_weights import check_validation_unseen
@@ -29,6 +31,9 @@ from dlcourse.training.initial_weights import check_validation_unseen
 ALIAS = "champion"
 MODEL_TAG = "dlcourse.model_id"
 """The tag of a version with the id of its model: MLflow's database does not keep that beside an address of files."""
+
+
+Done = Literal["promoted", "not promoted", "the champion already"]
 
 
 class Champion(NamedTuple):
@@ -61,7 +66,7 @@ class Promotion:
     run_name: str
     model_id: str
     chosen: str
-    answer: Literal["promoted", "not promoted", "the champion already"]
+    answer: Done
     reason: str
     champion: str
     version: str
@@ -100,10 +105,13 @@ def promote(topic: str | Topic, run: str | None = None, *, force: bool = False) 
 
     Raises:
         SettingsError: There is no such topic or experiment.
-        CourseError: There is no such run, or it has no model.
+        CourseError: There is no such run, or it has no verified model.
     """
     store = open_store()
     chosen = choose(store, topic, run)
+    model = _model(store, chosen.model_id)
+    if model is None or model.status != LoggedModelStatus.READY:
+        raise CourseError(f"{chosen.name} has no verified model in {store.shown}: name another run, or train it again")
     with store.lock("registry"):
         current = champion(store, chosen.experiment)
         if current and current.model_id == chosen.model_id:
@@ -115,7 +123,7 @@ def promote(topic: str | Topic, run: str | None = None, *, force: bool = False) 
             if not force:
                 return _promotion(store, chosen, "not promoted", reason, current.version)
             reason = f"by --force, though {reason}"
-        return _promotion(store, chosen, "promoted", reason, _register(store, chosen, reason))
+        return _promotion(store, chosen, "promoted", reason, _register(store, chosen, model, reason))
 
 
 def champion(store: Store, experiment: str) -> Champion | None:
@@ -160,15 +168,17 @@ def decide(store: Store, chosen: Chosen, current: Champion | None) -> tuple[bool
 def _run_of(store: Store, current: Champion) -> StoredRun | None:
     """The champion's run; None if that or its model is gone."""
     run = store.get_run(current.run_id) if current.run_id else None
-    if run is None or run.info.lifecycle_stage == "deleted":
-        return None
+    is_active = run is not None and run.info.lifecycle_stage != "deleted"
+    return run if is_active and current.model_id and _model(store, current.model_id) else None
+
+
+def _model(store: Store, model_id: str) -> LoggedModel | None:
     try:
-        store.client.get_logged_model(current.model_id)
+        return store.client.get_logged_model(model_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
-    return run
 
 
 def _obstacle(store: Store, chosen: Chosen, old: StoredRun, outputs: Sequence[Outputs | None]) -> str:
@@ -206,8 +216,8 @@ def _why_seen(store: Store, topic: Topic | None, run: StoredRun) -> str:
     return ""
 
 
-def _register(store: Store, chosen: Chosen, reason: str) -> str:
-    """Register a run's model as the champion, and return the number of its version."""
+def _register(store: Store, chosen: Chosen, model: LoggedModel, reason: str) -> str:
+    """Register the run's model as the champion, and return the number of its version."""
     name, info, client = registered_name(chosen.experiment), chosen.run.info, store.client
     page = link(str(info.run_name), run_page(info.experiment_id, info.run_id))
     try:
@@ -215,11 +225,13 @@ def _register(store: Store, chosen: Chosen, reason: str) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    model = client.get_logged_model(chosen.model_id)
+    # Not models:/<id>, of which MLflow would look for the model in its global store.
+    location = model.artifact_location
+    if store.folder:
+        location = relocation.here(location, store.folder) or location
     created = client.create_model_version(
         name,
-        # Of models:/<id> MLflow would look for the model in its global store.
-        model.artifact_location,
+        location,
         info.run_id,
         tags={MODEL_TAG: chosen.model_id},
         description=f"{html.escape(reason, quote=False)}\n\n{page}",
@@ -229,10 +241,7 @@ def _register(store: Store, chosen: Chosen, reason: str) -> str:
     return str(created.version)
 
 
-def _promotion(
-    store: Store, chosen: Chosen, answer: Literal["promoted", "not promoted", "the champion already"], reason: str,
-    version: str,
-) -> Promotion:  # fmt: skip
+def _promotion(store: Store, chosen: Chosen, answer: Done, reason: str, version: str) -> Promotion:
     info = chosen.run.info
     return Promotion(
         topic=chosen.experiment,

@@ -132,9 +132,8 @@ def _without_defaults(topic: Topic, given: Mapping[str, Any]) -> dict[str, dict[
     for group, kind in (("data", topic.data), ("model", topic.model)):
         parameters = inspect.signature(kind).parameters
         values = given.get(group, {})
-        demanded[group] = {
-            name: values[name] for name, each in parameters.items() if name in values and each.default is each.empty
-        }
+        if names := [name for name, each in parameters.items() if name in values and each.default is each.empty]:
+            demanded[group] = {name: values[name] for name in names}
     return demanded
 
 
