@@ -483,7 +483,7 @@ def test_words_without_a_flag_and_flags_that_are_not_known_are_collected() -> No
 
 
 def test_a_switch_takes_no_input_for_its_value() -> None:
-    assert collected("--invert", "a.png") == {"inputs": ["a.png"], "features": {}, "invert": True, "json": False}
+    assert collected("--invert", "a.png") == {"inputs": ["a.png"], "features": {}, "invert": True}
     assert collected("--invert", "false", "a.png")["invert"] is False
     assert collected("a.png", "--invert")["invert"] is True
 
