@@ -12,10 +12,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from numpy.typing import NDArray
 
-from dlcourse.data.rows import SPLITS
 from dlcourse.errors import CourseError
-from dlcourse.evaluation.chosen import known_topic, metrics_of
-from dlcourse.evaluation.evaluation import final_name
+from dlcourse.evaluation.chosen import known_topic
+from dlcourse.export.description import Description
 from dlcourse.export.registry import ALIAS, Champion, champion, registered_name
 from dlcourse.settings import PositiveInt
 from dlcourse.topics import Topic
@@ -46,13 +45,13 @@ def serve(topic: str | Topic, *, host: str = "127.0.0.1", port: PositiveInt = 50
         CourseError: There is no champion, the port is taken, or the server ended by itself.
     """
     store = open_store()
-    name, known = known_topic(store, topic)
+    name, _ = known_topic(store, topic)
     current = champion(store, name)
     if current is None:
         raise CourseError(f"{name} has no champion in {store.shown}: choose one by dlcourse promote {name}")
     address = f"{base_address(host, port)}/invocations"
-    command = request(address, example(store, name, current.version))
-    text = f"{address} answers by\n  {described(store, known, current)}\ntry\n  {command}"
+    said, rows = model_of(store, name, current)
+    text = f"{address} answers by\n  {said}\ntry\n  {request(address, rows)}"
     variables = {
         "MLFLOW_TRACKING_URI": store.uri,
         # MLflow starts uvicorn by its name, and a Python that was called by its path has not its folder on the path.
@@ -63,35 +62,28 @@ def serve(topic: str | Topic, *, host: str = "127.0.0.1", port: PositiveInt = 50
     return run_server(arguments, variables, host, port, name="MLflow's scoring server", describe=lambda: text)
 
 
-def described(store: Store, topic: Topic | None, current: Champion) -> str:
-    """The champion in words: version, run, and the metric that its verdict is based on."""
-    run = store.get_run(current.run_id)
-    if run is None:
-        return f"version {current.version}, whose run is gone"
-    metric = metrics_of(topic)[0] if topic else "loss"
-    names = [final_name(split, metric) for split in reversed(SPLITS)]
-    measured = next((f", {name} {run.data.metrics[name]:.4g}" for name in names if name in run.data.metrics), "")
-    return f"version {current.version}: {run.info.run_name} ({current.run_id}){measured}"
-
-
-def example(store: Store, experiment: str, version: str) -> NDArray[Any]:
-    """The first row of the input example of a champion's version, 1 x shape.
+def model_of(store: Store, experiment: str, current: Champion) -> tuple[str, NDArray[Any]]:
+    """A champion in words, and the first row of its input example, 1 x shape.
 
     Raises:
         CourseError: Its files cannot be had.
     """
     try:
-        location = store.client.get_model_version_download_uri(registered_name(experiment), version)
+        location = store.client.get_model_version_download_uri(registered_name(experiment), current.version)
         with tempfile.TemporaryDirectory() as folder:
             path = mlflow.artifacts.download_artifacts(location, dst_path=folder, tracking_uri=store.uri)
-            rows: Any = Model.load(path).load_input_example(path)  # MLflow calls its type a text
+            model = Model.load(path)
+            rows: Any = model.load_input_example(path)  # MLflow calls its type a text
     except (MlflowException, OSError) as error:
         raise CourseError(
-            f"the files of the champion, version {version}, cannot be had ({reason(error)}): promote another run by "
-            f"dlcourse promote {experiment} RUN --force"
+            f"the files of the champion, version {current.version}, cannot be had ({reason(error)}): promote another "
+            f"run by dlcourse promote {experiment} RUN --force"
         ) from error
+    about = (model.metadata or {}).get("dlcourse")
+    known = Description.of(about) if about else None  # None of an earlier version
+    said = f"{known.run['name']} ({current.run_id}), {known.quality}" if known else f"run {current.run_id}"
     first: NDArray[Any] = rows[:1]
-    return first
+    return f"version {current.version}: {said}", first
 
 
 def request(address: str, rows: NDArray[Any]) -> str:
