@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing.context import ForkServerProcess
@@ -24,6 +23,7 @@ import pytest
 import requests
 import torch
 import uvicorn
+from benchmarks import serving
 from mlflow import pyfunc
 from mlflow.pyfunc import scoring_server
 from torch import Tensor
@@ -111,17 +111,13 @@ def test_what_it_cannot_take_is_refused_and_it_goes_on(served: Served, inputs: A
     assert served.post(json.dumps({"inputs": served.rows(1).tolist()})).status_code == 200
 
 
-def test_many_clients_at_once_get_the_same_answer(served: Served) -> None:
-    data = json.dumps({"inputs": served.rows(1).tolist()})
-
-    def ask(count: int) -> set[tuple[int, str]]:
-        with requests.Session() as session:
-            answers = [session.post(served.address, data, headers=JSON, timeout=60) for _ in range(count)]
-        return {(each.status_code, each.text) for each in answers}
-
-    with ThreadPoolExecutor(8) as clients:
-        (answer,) = set.union(*clients.map(ask, [125] * 8))
-    assert answer[0] == 200
+def test_a_thousand_requests_of_eight_clients_are_answered_alike(served: Served) -> None:
+    """`measure` raises if one is not."""
+    port = int(served.address.split(":")[2].partition("/")[0])
+    assert (serving.REQUESTS, serving.CLIENTS) == (1000, 8)
+    assert serving.measure(port, json.dumps({"inputs": served.rows(1).tolist()})).per_second > 0
+    with pytest.raises(RuntimeError, match="400"):
+        serving.measure(port, "{}")
 
 
 def test_the_request_of_the_page_and_its_answer(served: Served) -> None:
