@@ -34,6 +34,7 @@ PROGRAMS = {
     "classify.py": "docs/export.md",
     "diabetic.py": "docs/export.md",
     "page.py": "docs/export.md",
+    "consumer.py": "docs/serving.md",
 }
 """The pages that the programs are on, each after a line that says what to install."""
 ENVIRONMENTS = Path(os.environ.get("DLCOURSE_TEST_ENVIRONMENTS", "environments"))
@@ -75,6 +76,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Itera
         folder = project / "exports"
         export("fashion-mnist", run=clothes.run_id, format="onnx")
         export("diabetes", run=women.run_id)
+        dlcourse.promote("diabetes", women.run_id)
         for number, pixels in enumerate(clothes.data.example_inputs()[:3, 0].numpy()):
             Image.fromarray(pixels).save(folder / f"{number}.png")
         for name, results in (("clothes", clothes), ("women", women)):
@@ -83,8 +85,10 @@ def exports(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Itera
                 outputs = results.model(rows)
             probabilities = outputs.softmax(1) if name == "clothes" else outputs.sigmoid()
             np.savez(folder / f"{name}.npz", rows=rows, probabilities=probabilities)
+        store = f'"{dlcourse.open_store().uri}"'
         for program, place in PROGRAMS.items():
-            (folder / program).write_text(block(place, f"example: {program}"), encoding="utf-8")
+            code = re.sub(r'(?<=set_tracking_uri\()"[^"]*"', store, block(place, f"example: {program}"))
+            (folder / program).write_text(code, encoding="utf-8")
         yield folder
 
 
@@ -121,6 +125,13 @@ def test_weights_are_used_by_torch_alone(exports: Path) -> None:
         for row, (probability,) in zip(kept["rows"], kept["probabilities"], strict=True):
             told = run("diabetic.py", *map(repr, row.tolist()), folder=exports)
             assert told == f"diabetic: {probability:.4f}\n"
+
+
+def test_the_champion_is_loaded_by_mlflow_alone(exports: Path) -> None:
+    told = [float(each) for each in re.findall(r"\d\.\d+", run("consumer.py", folder=exports))]
+    row = re.findall(r"-?\d\.\d+", block("docs/serving.md", "example: consumer.py"))
+    assert f"diabetic: {told[1]:.4f}\n" == run("diabetic.py", *row, folder=exports)
+    assert sum(told) == pytest.approx(1)
 
 
 @contextmanager

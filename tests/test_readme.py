@@ -1,14 +1,18 @@
 """Every command and every example of the README, run."""
 
+import json
 import re
 import runpy
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 import dlcourse
 from dlcourse.cli import main
+from dlcourse.export.model import load_model
+from dlcourse.export.registry import champion
 from tests.conftest import EXPERIMENTS, ROOT
 from tests.examples import block, topic_package
 from tests.image_sets import write_cifar10, write_fashion_mnist, write_image_folder
@@ -41,6 +45,13 @@ def masked(card: str) -> str:
 def test_card_is_the_one_that_the_first_command_prints(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "height-weight", "--config", "experiments/height-weight/default.yaml"]) == 0
     assert masked(capsys.readouterr().out) == masked(block("README.md", "card"))
+    assert main(["promote", "height-weight"]) == 0
+    asked = json.loads(block("README.md", "request").split("'")[-2])["inputs"]
+    answered = json.loads(block("README.md", "answer"))["predictions"]
+    store = dlcourse.open_store()
+    current = champion(store, "height-weight")
+    assert current
+    torch.testing.assert_close(load_model(store, current.model_id)(torch.tensor(asked)), torch.tensor(answered))
 
 
 @pytest.mark.parametrize("command", [*commands("make train-"), *commands("make compare-"), *commands("make overfit-")])

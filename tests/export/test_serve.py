@@ -62,10 +62,11 @@ class Served:
         return self.run.data.rows.inputs[self.run.data.splits["test"][:count]]  # type: ignore[union-attr]
 
     def answers(self, rows: Tensor) -> Tensor:
-        """What the trained module says: the probability of the second class."""
+        """What the trained module says: the probability of each class, count x 2."""
         assert self.run.model
         with torch.no_grad():
-            return torch.sigmoid(self.run.model.eval()(rows))[:, 0]
+            second = torch.sigmoid(self.run.model.eval()(rows))
+        return torch.cat([1 - second, second], 1)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_the_answer_is_the_models_own(served: Served) -> None:
     rows = served.rows(5)
     answer = served.post(json.dumps({"inputs": rows.tolist()}))
     assert answer.status_code == 200
-    torch.testing.assert_close(torch.tensor(answer.json()["predictions"]).view(-1), served.answers(rows))
+    torch.testing.assert_close(torch.tensor(answer.json()["predictions"]), served.answers(rows))
 
 
 def test_it_says_which_model_answers_and_a_request_that_can_be_typed(served: Served) -> None:
@@ -133,7 +134,7 @@ def test_the_request_of_the_page_and_its_answer(served: Served) -> None:
 
 
 def test_another_project_loads_the_champion_without_this_package(served: Served, tmp_path: Path) -> None:
-    example = block("docs/serving.md", "example: serving consumer.py")
+    example = block("docs/serving.md", "example: consumer.py")
     store = re.search(r"set_tracking_uri\((.*)\)", example)
     assert store
     example = example.replace(store[1], repr(dlcourse.open_store().uri))
@@ -143,7 +144,7 @@ def test_another_project_loads_the_champion_without_this_package(served: Served,
     assert process.returncode == 0, process.stderr
     rows = torch.tensor(json.loads(block("docs/serving.md", "request").split("'")[-2])["inputs"])
     numbers = [float(each) for each in re.findall(r"\d\.\d+(?:e-\d+)?", process.stdout)]
-    torch.testing.assert_close(torch.tensor(numbers), served.answers(rows), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.tensor([numbers]), served.answers(rows), rtol=1e-4, atol=1e-4)
 
 
 def test_commands_of_the_page(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
