@@ -124,7 +124,7 @@ class SettingsParser:
         if "features" in names:
             self.collects = True
             described = "Pictures, folders of pictures, CSV files, or numbers for a model of one input."
-            self.parser.add_argument("inputs", nargs="*", help=described)
+            self.parser.add_argument("inputs", nargs="*", default=[], help=described)
             self.parser.epilog = "One row as flags, each named after an input without its unit: --body_mass_index 28.1"
         if "run" in positional:
             described = "Name or id of a run, or the beginning of its id; without it one is chosen."

@@ -465,23 +465,27 @@ def test_files_that_are_cut_off(trained: Any, capsys: Capture, tmp_path: Path, s
         assert f"cut.{suffix}" in refused(capsys, tmp_path / f"cut.{suffix}", "3", status=1)
 
 
-@pytest.mark.parametrize("location", ["weights.bin", "../../etc/passwd", "/etc/passwd"])
-def test_an_onnx_file_reads_no_other_file(trained: Any, capsys: Capture, tmp_path: Path, location: str) -> None:
-    """Onnxruntime looks for the tensors of a model without a path in the current folder."""
-    Path("weights.bin").write_bytes(bytes(4))
-    model = onnx.load("exports/diabetes.onnx")
-    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1, 1], data_location=TensorProto.EXTERNAL)
-    for key, value in {"location": location, "offset": "0", "length": "4"}.items():
-        entry = weight.external_data.add()
-        entry.key, entry.value = key, value
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["inputs", "w"], ["predictions"])], "g", model.graph.input, model.graph.output,
-        [weight],
-    )  # fmt: skip
-    outside = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    outside.metadata_props.extend(model.metadata_props)
-    (tmp_path / "model.onnx").write_bytes(outside.SerializeToString())
-    assert "model.onnx" in refused(capsys, tmp_path / "model.onnx", "3", status=1)
+def test_an_onnx_file_reads_no_other_file(trained: Any, capsys: Capture, tmp_path: Path) -> None:
+    """By default onnxruntime looks for the tensors of a model without a path in the current folder."""
+    whole, file = onnx.load("exports/diabetes.onnx"), tmp_path / "model.onnx"
+    flags = [f"--{name.replace(' ', '_')}=0" for name in FEATURES]
+
+    def write_with(weight: TensorProto) -> None:
+        node = helper.make_node("MatMul", ["inputs", "w"], ["probabilities"])
+        graph = helper.make_graph([node], "g", whole.graph.input, whole.graph.output[:1], [weight])
+        model = helper.make_model(graph, opset_imports=whole.opset_import, ir_version=whole.ir_version)
+        model.metadata_props.extend(whole.metadata_props)
+        file.write_bytes(model.SerializeToString())
+
+    write_with(helper.make_tensor("w", TensorProto.FLOAT, [8, 2], bytes(64), raw=True))
+    assert shown(capsys, file, *flags)
+    Path("weights.bin").write_bytes(bytes(64))
+    for location in ("weights.bin", "../../etc/passwd", "/etc/passwd"):
+        outside = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[8, 2], data_location=TensorProto.EXTERNAL)
+        for key, value in {"location": location, "offset": "0", "length": "64"}.items():
+            outside.external_data.add(key=key, value=value)
+        write_with(outside)
+        assert "model.onnx" in refused(capsys, file, *flags, status=1)
     Path("weights.bin").unlink()
 
 

@@ -85,7 +85,8 @@ def wanted(about: Description) -> str:
         return "pictures, or folders of them"
     flags = [f"--{name_key(each.name)}" for each in about.inputs.columns]
     if len(flags) == 1:
-        return f"numbers, {with_unit(flags[0], about.inputs.columns[0].unit)}, or a CSV file"
+        unit = about.inputs.columns[0].unit
+        return f"numbers, {flags[0]}{f' in {unit}' * bool(unit)}, or a CSV file"
     as_flags = f", or {some_of(flags, 'flags')}" if flags else ""
     return f"a CSV file of {about.inputs.shape[-1]} columns{as_flags}"
 
@@ -128,19 +129,22 @@ def _brightness(about: Description, names: Sequence[str], images: torch.Tensor, 
     if about.inputs.brightness is None:
         return []
     low, high = about.inputs.brightness
-    means = images.flatten(1).float().mean(1)
-    is_outside = (means < low) | (means > high)
+    means = images.flatten(1).float().mean(1)  # N
+
+    def distance(values: torch.Tensor) -> torch.Tensor:
+        return (low - values).clamp(min=0) + (values - high).clamp(min=0)
+
+    is_outside = distance(means) > 0
     if not is_outside.any():
         return []
     unlike, outside = [names[row] for row in is_outside.nonzero()[:, 0].tolist()], means[is_outside]
     how = "brighter" if (outside > high).all() else "darker" if (outside < low).all() else "darker or brighter"
-    said = f"{some_of(unlike)} of {len(names)} {'is' if len(unlike) == 1 else 'are'} {how} than 99 % of the training "
-    said += f"pictures, whose mean pixel is {low:.3g} to {high:.3g}"
-    inverses = 255 - outside
-    if ((inverses >= low) & (inverses <= high)).float().mean() > 0.5:
+    who = f"{some_of(unlike)} of {len(names)} pictures" if len(names) > 1 else unlike[0]
+    verb = "is" if len(unlike) == 1 else "are"
+    said = f"{who} {verb} {how} than 99 % of the training pictures, whose mean pixel is {low:.3g} to {high:.3g}"
+    if (distance(255 - outside) < distance(outside)).float().mean() > 0.5:
         kind = "light on dark" if low + high < 255 else "dark on light"
-        advice = "leave --invert out" if inverted else f"if those are {kind} and yours are not, add --invert"
-        said += f": {advice}"
+        said += f": {'leave --invert out' if inverted else f'if those are {kind} and yours are not, add --invert'}"
     return [said]
 
 
