@@ -66,9 +66,11 @@ VERBS = {
     "overfit": Verb("training.overfit_batch:overfit", "Check if a topic's model can overfit one batch: PASS or FAIL."),
     "sweep": Verb("evaluation.sweep:sweep", "Choose settings by Optuna, and compare the best with the default."),
     "promote": Verb(
-        "export.registry:promote", "Make a run's model the topic's champion, if it is better by more than chance."
+        "export.registry:promote",
+        "Make a run's model the topic's champion, if it is better by more than chance.",
+        "stored",
     ),
-    "serve": Verb("export.serve:serve", "Answer requests by the topic's champion, until Ctrl-C."),
+    "serve": Verb("export.serve:serve", "Answer requests by the topic's champion, until Ctrl-C.", "stored"),
     "doctor": Verb("doctor.check:doctor", "Check this machine and the store, or a topic, for problems.", "optional"),
     "topics": Verb("topics:titles", "List the topics.", "none"),
     "ui": Verb("reporting.pages:ui", "Open the MLflow UI with the runs.", "none"),

@@ -16,7 +16,7 @@ from dlcourse.training.start import load_data
 
 @dataclass(frozen=True)
 class Chosen:
-    """A finished run that has a model.
+    """A finished run that has a verified model.
 
     Attributes:
         experiment: The name of its MLflow experiment.
@@ -84,11 +84,11 @@ def choose(store: Store, name: str | Topic, run: str | None = None) -> Chosen:
         raise CourseError(f"{none}: name one, as RUN or by --run")
     primary, higher = metrics_of(topic) if topic else _stored_metrics(store, same[0])
     for metric in (f"val/final_{primary}", f"train/final_{primary}"):
-        if values := {each.info.run_id: each.data.metrics[metric] for each in same if metric in each.data.metrics}:
-            runs = {each.info.run_id: each for each in same}
-            best = runs[(max if higher[primary] else min)(values, key=lambda each: values[each])]
-            why = f"the best of {len(values)} by {metric} ({best.data.metrics[metric]:.4g}), on the rows {rows}"
-            return Chosen(experiment, topic, best, _model_of(best), why, len(values))
+        measured = [each for each in same if metric in each.data.metrics]
+        measured.sort(key=lambda each: each.data.metrics[metric], reverse=higher[primary])
+        if best := next((each for each in measured if store.verified_model(_model_of(each))), None):
+            why = f"the best of {len(measured)} by {metric} ({best.data.metrics[metric]:.4g}), on the rows {rows}"
+            return Chosen(experiment, topic, best, _model_of(best), why, len(measured))
     raise CourseError(f"no training of {experiment} has val/final_{primary} to choose by: name one, as RUN or by --run")
 
 
@@ -114,8 +114,8 @@ def _named(store: Store, experiment: str, topic: Topic | None, name: str) -> Cho
     shown = f"{run.info.run_name} ({run.info.run_id})"
     if run.info.status != "FINISHED":
         raise CourseError(f"{shown} has no model to take: it is {why_not_finished(run)}")
-    if not _model_of(run):
-        raise CourseError(f"{shown} has no model in the store: its export failed, or it is one of several seeds")
+    if not _model_of(run) or not store.verified_model(_model_of(run)):
+        raise CourseError(f"{shown} has no verified model: its export failed, or it is one of several seeds")
     return Chosen(experiment, topic, run, _model_of(run), "the named one")
 
 

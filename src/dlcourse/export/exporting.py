@@ -14,7 +14,6 @@ import mlflow.pytorch
 import numpy as np
 import torch
 import yaml
-from mlflow.entities import LoggedModelStatus
 from mlflow.models import Model
 from torch import nn
 
@@ -158,8 +157,6 @@ def source_of(store: Store, chosen: Chosen) -> Source:
         CourseError: The model is not in the store as an export needs it.
     """
     name = f"{chosen.run.info.run_name} ({chosen.run.info.run_id})"
-    if store.client.get_logged_model(chosen.model_id).status != LoggedModelStatus.READY:
-        raise CourseError(f"the model of {name} is marked as not usable in {store.shown}: train that run again")
     files = store.files_of(chosen.run)
     with stored_model(store, chosen.model_id) as folder:
         about = (Model.load(folder).metadata or {}).get("dlcourse")

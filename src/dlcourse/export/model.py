@@ -205,7 +205,7 @@ def _link_metrics(run: Run, model_id: str, page: ModelPage) -> None:
 @contextmanager
 def stored_model(store: Store, model_id: str) -> Iterator[str]:
     """The files of a logged model, as a folder that is there within the context."""
-    location = store.client.get_logged_model(model_id).artifact_location
+    location = store.location_of(store.client.get_logged_model(model_id))
     with tempfile.TemporaryDirectory() as folder:
         yield mlflow.artifacts.download_artifacts(location, dst_path=folder, tracking_uri=store.uri)
 

@@ -240,8 +240,9 @@ def _chosen(store: Store, model: str | Topic, run: str | None) -> Chosen:
     if current is None:
         return choose(store, model, run)
     stored = store.get_run(current.run_id)
-    if stored is None or stored.info.lifecycle_stage == "deleted":
-        raise CourseError(f"the run of {name}'s champion is gone from {store.shown}: name another run by --run")
+    is_there = stored is not None and stored.info.lifecycle_stage != "deleted"
+    if stored is None or not is_there or not store.verified_model(current.model_id):
+        raise CourseError(f"run or model of {name}'s champion are gone from {store.shown}: name another run by --run")
     return Chosen(name, topic, stored, current.model_id, f"the champion, version {current.version}")
 
 

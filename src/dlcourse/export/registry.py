@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
 from dlcourse.errors import CourseError
@@ -23,7 +22,6 @@ from dlcourse.export.model import REFUSED_IN_NAMES
 from dlcourse.reporting.card import in_columns
 from dlcourse.reporting.note import link, run_page
 from dlcourse.topics import Topic
-from dlcourse.tracking import relocation
 from dlcourse.tracking.opening import open_store
 from dlcourse.tracking.store import Store, StoredRun
 from dlcourse.training.initial_weights import check_validation_unseen
@@ -109,9 +107,6 @@ def promote(topic: str | Topic, run: str | None = None, *, force: bool = False) 
     """
     store = open_store()
     chosen = choose(store, topic, run)
-    model = _model(store, chosen.model_id)
-    if model is None or model.status != LoggedModelStatus.READY:
-        raise CourseError(f"{chosen.name} has no verified model in {store.shown}: name another run, or train it again")
     with store.lock("registry"):
         current = champion(store, chosen.experiment)
         if current and current.model_id == chosen.model_id:
@@ -123,7 +118,7 @@ def promote(topic: str | Topic, run: str | None = None, *, force: bool = False) 
             if not force:
                 return _promotion(store, chosen, "not promoted", reason, current.version)
             reason = f"by --force, though {reason}"
-        return _promotion(store, chosen, "promoted", reason, _register(store, chosen, model, reason))
+        return _promotion(store, chosen, "promoted", reason, _register(store, chosen, reason))
 
 
 def champion(store: Store, experiment: str) -> Champion | None:
@@ -169,16 +164,7 @@ def _run_of(store: Store, current: Champion) -> StoredRun | None:
     """The champion's run; None if that or its model is gone."""
     run = store.get_run(current.run_id) if current.run_id else None
     is_active = run is not None and run.info.lifecycle_stage != "deleted"
-    return run if is_active and current.model_id and _model(store, current.model_id) else None
-
-
-def _model(store: Store, model_id: str) -> LoggedModel | None:
-    try:
-        return store.client.get_logged_model(model_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
+    return run if is_active and current.model_id and store.verified_model(current.model_id) else None
 
 
 def _obstacle(store: Store, chosen: Chosen, old: StoredRun, outputs: Sequence[Outputs | None]) -> str:
@@ -216,7 +202,7 @@ def _why_seen(store: Store, topic: Topic | None, run: StoredRun) -> str:
     return ""
 
 
-def _register(store: Store, chosen: Chosen, model: LoggedModel, reason: str) -> str:
+def _register(store: Store, chosen: Chosen, reason: str) -> str:
     """Register the run's model as the champion, and return the number of its version."""
     name, info, client = registered_name(chosen.experiment), chosen.run.info, store.client
     page = link(str(info.run_name), run_page(info.experiment_id, info.run_id))
@@ -226,9 +212,7 @@ def _register(store: Store, chosen: Chosen, model: LoggedModel, reason: str) -> 
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     # Not models:/<id>, of which MLflow would look for the model in its global store.
-    location = model.artifact_location
-    if store.folder:
-        location = relocation.here(location, store.folder) or location
+    location = store.location_of(client.get_logged_model(chosen.model_id))
     created = client.create_model_version(
         name,
         location,

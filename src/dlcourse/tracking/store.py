@@ -144,6 +144,21 @@ class Store:
                 raise
             return None
 
+    def verified_model(self, model_id: str) -> entities.LoggedModel | None:
+        """The model with this id; None where there is none (any more), or its verification has failed."""
+        try:
+            model = self.client.get_logged_model(model_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return model if model.status == entities.LoggedModelStatus.READY else None
+
+    def location_of(self, model: entities.LoggedModel) -> str:
+        """Where a model's files are, also in a project that was moved."""
+        here = relocation.here(model.artifact_location, self.folder) if self.folder else None
+        return here or str(model.artifact_location)
+
     def find_run(self, wanted: str, topic: str) -> StoredRun:
         """A topic's training by its id, the beginning of its id, or its name; of several with that name the newest.
 
