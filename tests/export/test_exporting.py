@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from mlflow.entities import LoggedModelStatus
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -34,17 +35,18 @@ from dlcourse.training.checkpoints import load_checkpoint
 from dlcourse.training.fit import task_of
 from tests.conftest import shared_project
 from tests.foreign_modules import LitAutoEncoder, WavesDataModule
-from tests.image_sets import write_pictures
+from tests.image_sets import write_cifar10, write_fashion_mnist, write_pictures
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 FEW: dict[str, Any] = {"max_epochs": 1, "limit_batches": 3, "accelerator": "cpu"}
+PICTURES = {"val_rows": 20, "batch_size": 50}
 TRAININGS: dict[str, dict[str, Any]] = {
-    "gradient-descent": {},
-    "study-hours": {},
+    "gradient-descent": {"trainer": {"max_epochs": 20}},
+    "study-hours": {"trainer": {"max_epochs": 20}},
     "height-weight": {"config": "table", "trainer": {"max_epochs": 20}},
     "diabetes": {"model": {"dropout": 0.3}, "trainer": {"max_epochs": 3}},
-    "fashion-mnist": {"data": {"source": "sample"}, "model": {"widths": [8, 8, 8]}, "trainer": FEW},
-    "cifar10": {"data": {"source": "sample"}, "model": {"widths": [8, 8, 8]}, "trainer": FEW},
+    "fashion-mnist": {"data": PICTURES, "model": {"widths": [8, 8, 8]}, "trainer": FEW},
+    "cifar10": {"data": PICTURES, "model": {"widths": [8, 8, 8]}, "trainer": FEW},
     "image-folder": {"data": {"root": "pictures", "size": 32}, "model": {"widths": [8, 8]}, "trainer": FEW},
 }
 
@@ -95,7 +97,10 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, made_store: Path) -> Iterator[Path]:
-    with shared_project(tmp_path_factory, made_store) as project:
+    with shared_project(tmp_path_factory, made_store) as project, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DLCOURSE_DATA_DIR", raising=False)
+        write_fashion_mnist(project / "data", patch)
+        write_cifar10(project / "data", patch)
         for kind in ("ants", "bees"):
             write_pictures(project / "pictures" / kind, 12, darker=kind == "bees")
         yield project
@@ -162,7 +167,7 @@ def test_every_format_gives_what_the_checkpoint_gives(
 
 
 def test_programs_run_where_there_is_no_dlcourse(trained: Callable[[str], Trained], folder: Path) -> None:
-    names = list(TRAININGS)
+    names = ["height-weight", "diabetes", "fashion-mnist"]  # one of each kind
     for topic in names:
         model = trained(topic)
         np.savez(folder / "exports" / f"{topic}.npz", rows=model.rows, expected=model.expected(len(model.rows))[1])
@@ -321,16 +326,22 @@ def test_runs_without_a_model_are_refused(project: Path) -> None:
     with pytest.raises(CourseError, match="FAILED"):
         export("height-weight", run=diverged.run_id)
     seeds = dlcourse.train("height-weight", trainer={"max_epochs": 2}, seeds=2)
+    dlcourse.train("height-weight", trainer={"max_epochs": 1})
     store = dlcourse.open_store()
     of_seeds = [
         each for each in store.client.search_runs([store.experiment("height-weight")]) if "seed" in each.data.params
     ]
     without = [each for each in of_seeds if each.info.status == "FINISHED" and not each.outputs.model_outputs]
-    with pytest.raises(CourseError, match="no model"):
+    with pytest.raises(CourseError, match="no verified model"):
         export("height-weight", run=without[0].info.run_id)
     assert export("height-weight", run=seeds.run_id).description.topic == "height-weight"  # the best of the seeds
     with pytest.raises(CourseError, match="--run"):
         export("diabetes")
+    best = choose(store, "height-weight")
+    store.client.finalize_logged_model(best.model_id, LoggedModelStatus.FAILED)  # as one that was not verified
+    assert choose(store, "height-weight").run.info.run_id != best.run.info.run_id
+    with pytest.raises(CourseError, match="no verified model"):
+        export("height-weight", run=best.run.info.run_id)
 
 
 def test_what_differs_is_not_kept_and_what_was_there_stays(

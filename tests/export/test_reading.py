@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dlcourse.errors import CourseError, SettingsError
-from dlcourse.export.description import Column, Description, Quality, Values
+from dlcourse.export.description import Column, Description, Quality, Values, border_means
 from dlcourse.export.reading import Inputs, read_inputs
 
 
@@ -70,7 +70,7 @@ def test_pictures_that_are_the_inverse_of_the_training_pictures(
     tmp_path: Path, seen: int, trained: tuple[float, float], advice: str
 ) -> None:
     Image.new("L", (9, 7), seen).save(tmp_path / "a.png")
-    about = described([1, 4, 4], "uint8", brightness=trained)
+    about = described([1, 4, 4], "uint8", border=trained)
     inputs = read(about, tmp_path / "a.png")
     assert torch.equal(torch.from_numpy(inputs.values), torch.full((1, 1, 4, 4), seen, dtype=torch.uint8))
     assert advice in inputs.warnings[0]
@@ -79,8 +79,15 @@ def test_pictures_that_are_the_inverse_of_the_training_pictures(
         read(about)
 
 
+def test_the_background_is_told_by_the_border_alone() -> None:
+    image = torch.zeros(2, 3, 5, 7, dtype=torch.uint8)
+    image[0, :, 1:-1, 1:-1] = 255
+    image[1, :, 0], image[1, :, -1], image[1, :, :, 0], image[1, :, :, -1] = 200, 200, 200, 200
+    assert border_means(image).tolist() == [0, 200]
+
+
 def test_pictures_that_are_merely_unlike_are_told_without_advice(tmp_path: Path) -> None:
     Image.new("L", (4, 4), 120).save(tmp_path / "a.png")
-    (warning,) = read(described([1, 4, 4], "uint8", brightness=(10, 90)), tmp_path / "a.png").warnings
-    assert "brighter" in warning
+    (warning,) = read(described([1, 4, 4], "uint8", border=(10, 90)), tmp_path / "a.png").warnings
+    assert "lighter" in warning
     assert "--invert" not in warning

@@ -1,6 +1,5 @@
 """The run that is meant: the one that is named, or the best one by validation rows."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dlcourse import topics
@@ -10,8 +9,6 @@ from dlcourse.evaluation.predictions import PREDICTIONS, read_metrics
 from dlcourse.evaluation.stored import trainings, why_not_finished
 from dlcourse.topics import Topic
 from dlcourse.tracking.store import Store, StoredRun
-from dlcourse.training.request import resolve
-from dlcourse.training.start import load_data
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,8 @@ def metrics_of(topic: Topic) -> tuple[str, dict[str, bool]]:
 def choose(store: Store, name: str | Topic, run: str | None = None) -> Chosen:
     """The run that is named, else the best finished training on the default data and split of the topic.
 
-    The best is that by the primary metric on validation rows, or on training rows where there are none. Of an
-    experiment without a topic the rows are those of its newest training.
+    The best is that by the primary metric on validation rows, or on training rows where there are none. If nothing was
+    trained on the default data, the rows are those of the newest training.
 
     Raises:
         SettingsError: There is no such topic or experiment.
@@ -73,11 +70,10 @@ def choose(store: Store, name: str | Topic, run: str | None = None) -> Chosen:
     if run is not None:
         return _named(store, experiment, topic, run)
     finished = list(trainings(store, store.experiment(experiment), "attributes.status = 'FINISHED'"))
-    split, rows = "", f"of its default experiment in {store.shown}"
-    if topic and finished:
-        split = _default_split(topic, finished)
-    if finished and not split:  # data that is known only when it has been evaluated
-        split, rows = finished[0].data.tags.get("dlcourse.split", ""), f"of its newest training in {store.shown}"
+    by_default = [each for each in finished if _has_default_data(each)]
+    newest = next(iter([*by_default, *finished]), None)
+    split = newest.data.tags.get("dlcourse.split", "") if newest else ""
+    rows = f"of its {'default experiment' if by_default else 'newest training'} in {store.shown}"
     same = [each for each in finished if each.data.tags.get("dlcourse.split") == split and _model_of(each)]
     if not same:
         none = f"{experiment} has no finished training with a model on the rows {rows}"
@@ -92,18 +88,10 @@ def choose(store: Store, name: str | Topic, run: str | None = None) -> Chosen:
     raise CourseError(f"no training of {experiment} has val/final_{primary} to choose by: name one, as RUN or by --run")
 
 
-def _default_split(topic: Topic, finished: Sequence[StoredRun]) -> str:
-    """The fingerprint of the rows of the topic's default experiment; empty if rows have none before they are evaluated.
-
-    It is that of the newest run with the data settings of the default experiment; only if there is none, as where
-    another experiment was trained, the data is loaded.
-    """
-    for run in finished:
-        name = run.data.tags.get("experiment", "")
-        if name == "default" or (name.startswith("default, ") and " data." not in name):
-            return run.data.tags.get("dlcourse.split", "")
-    data, _ = load_data(topic, resolve(topic, None, None, None, None, None).settings)
-    return data.fingerprint
+def _has_default_data(run: StoredRun) -> bool:
+    """Whether a run has the data settings of the topic's default experiment, by the name of its own."""
+    name = run.data.tags.get("experiment", "")
+    return name == "default" or (name.startswith("default, ") and " data." not in name)
 
 
 def _named(store: Store, experiment: str, topic: Topic | None, name: str) -> Chosen:

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from dlcourse.tracking.run import Run
 MOST_COLUMNS = 1000
 """Inputs of more numbers are not described one by one."""
 SAMPLE = 5000
-"""Training pictures whose brightness is measured."""
+"""Training pictures whose borders are measured."""
 BATCH = "N"
 """The first entry of a shape: any number of rows."""
 
@@ -59,14 +59,15 @@ class Values:
         dtype: Its type, such as ``uint8``.
         shape: Its shape, which begins with N for any number of rows.
         columns: Each number of a row, where there are few.
-        brightness: Of pictures: the range of the mean pixel of 99 % of the training pictures.
+        border: Of pictures: the range of the mean pixel of the border, of 99 % of the training pictures. It tells a
+            light background from a dark one.
     """
 
     name: str
     dtype: str
     shape: list[int | str]
     columns: list[Column] = field(default_factory=list)
-    brightness: tuple[float, float] | None = None
+    border: tuple[float, float] | None = None
 
     @property
     def are_images(self) -> bool:
@@ -133,16 +134,24 @@ class Description:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Description":
-        """From what `as_dict` gives; raises `CourseError` if that is not a description."""
+        """From what `as_dict` gives, or gave in another version; raises `CourseError` if that is not a description."""
         try:
-            known = {each.name: content[each.name] for each in dataclasses.fields(cls)}
             inputs, *outputs = (
-                Values(**{**each, "columns": [Column(**column) for column in each.get("columns", [])]})
-                for each in (known["inputs"], *known["outputs"])
+                _made(Values, {**each, "columns": [_made(Column, column) for column in each.get("columns", [])]})
+                for each in (content["inputs"], *content["outputs"])
             )
-            return cls(**{**known, "inputs": inputs, "outputs": outputs, "quality": Quality(**known["quality"])})
-        except (KeyError, TypeError, ValueError) as error:
+            quality = _made(Quality, content["quality"])
+            return _made(cls, {**content, "inputs": inputs, "outputs": outputs, "quality": quality})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CourseError(f"it does not describe itself as dlcourse's exports do ({error})") from error
+
+
+Described = TypeVar("Described", Column, Values, Quality, Description)
+
+
+def _made(kind: type[Described], content: Mapping[str, Any]) -> Described:
+    """An object of the fields that this version knows."""
+    return kind(**{each.name: content[each.name] for each in dataclasses.fields(kind) if each.name in content})
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:
@@ -198,6 +207,12 @@ def column_of(text: str, low: float | None = None, high: float | None = None, er
     return Column(name, unit, low, high, error)
 
 
+def border_means(images: Tensor) -> Tensor:
+    """The mean of the outermost pixels of each picture, N, from N x C x H x W."""
+    lines = (images[..., 0, :], images[..., -1, :], images[..., 1:-1, 0], images[..., 1:-1, -1])  # N x C x length
+    return torch.cat(lines, -1).flatten(1).float().mean(1)
+
+
 def half_width(errors: Tensor) -> float | None:
     """From the absolute errors of N rows that nothing was chosen by: what 95 % of the errors of further rows are below.
 
@@ -220,17 +235,17 @@ def _type(values: Tensor) -> str:
 def _inputs(data: SplitData, inputs: Tensor) -> Values:
     seen, _ = data.baseline_rows()
     columns: list[Column] = []
-    brightness = None
+    border = None
     if inputs.ndim == 2 and 0 < inputs.shape[1] <= MOST_COLUMNS and seen.shape[1:] == inputs.shape[1:]:
         names = data.rows.feature_names if isinstance(data, CourseData) else ()
         names = names or tuple(f"column {number + 1}" for number in range(inputs.shape[1]))
         ranges = zip(seen.amin(0).tolist(), seen.amax(0).tolist(), strict=True)
         columns = [column_of(name, *each) for name, each in zip(names, ranges, strict=True)]
     elif inputs.dtype == torch.uint8 and inputs.ndim == 4 and seen.numel():
-        means = seen[:: max(1, len(seen) // SAMPLE)].flatten(1).float().mean(1)
+        means = border_means(seen[:: max(1, len(seen) // SAMPLE)])
         low, high = means.quantile(torch.tensor([0.005, 0.995])).tolist()
-        brightness = (low, high)
-    return Values("inputs", _type(inputs), _shape(inputs), columns, brightness)
+        border = (low, high)
+    return Values("inputs", _type(inputs), _shape(inputs), columns, border)
 
 
 def _outputs(

@@ -113,7 +113,7 @@ def _write_onnx(source: Source, description: str, path: Path) -> None:
     check_onnx()
     with _quietly():
         program = torch.onnx.export(
-            _program(source),
+            _program(source).run_decompositions({torch.ops.aten.adaptive_max_pool2d.default: _largest_pixels}),
             input_names=["inputs"],
             output_names=[each.name for each in source.description.outputs],
             dynamo=True,
@@ -125,6 +125,14 @@ def _write_onnx(source: Source, description: str, path: Path) -> None:
             node.metadata_props.clear()  # which has the lines of code that it comes from, with their paths
         program.model.metadata_props[KEY] = description
         program.save(path, external_data=False)
+
+
+def _largest_pixels(images: Tensor, size: list[int]) -> Any:
+    """The adaptive pooling of N x C x H x W to N x C x 1 x 1, which torch 2.8 has no ONNX function for."""
+    if list(size) != [1, 1]:
+        return NotImplemented  # as torch has it
+    largest = images.amax((-2, -1), keepdim=True)
+    return largest, torch.zeros_like(largest, dtype=torch.int64)  # where it was is not asked
 
 
 WRITERS: dict[Format, Callable[[Source, str, Path], None]] = {

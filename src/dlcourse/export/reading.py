@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dlcourse.data.tables import LARGEST, name_key, read_features
 from dlcourse.errors import CourseError, SettingsError, some_of, suggestion
-from dlcourse.export.description import Column, Description
+from dlcourse.export.description import Column, Description, border_means
 from dlcourse.images.decoding import decode_all, grey
 from dlcourse.images.folders import ENDINGS, images_below
 
@@ -112,7 +112,7 @@ def _read_pictures(about: Description, words: Sequence[Input], invert: bool) -> 
     values = torch.stack(images)  # N x 3 x H x W
     values = grey(values) if channels == 1 else values
     values = 255 - values if invert else values
-    return Inputs(names, values.numpy(), _brightness(about, names, values, invert), unread)
+    return Inputs(names, values.numpy(), _background(about, names, values, invert), unread)
 
 
 def _pictures_of(about: Description, word: Input) -> list[Path]:
@@ -124,12 +124,12 @@ def _pictures_of(about: Description, word: Input) -> list[Path]:
     return [path]
 
 
-def _brightness(about: Description, names: Sequence[str], images: torch.Tensor, inverted: bool) -> list[str]:
-    """What is to be said of pictures whose mean pixel is outside the range of the training pictures."""
-    if about.inputs.brightness is None:
+def _background(about: Description, names: Sequence[str], images: torch.Tensor, inverted: bool) -> list[str]:
+    """What is to be said of pictures whose border is lighter or darker than those of the training pictures."""
+    if about.inputs.border is None:
         return []
-    low, high = about.inputs.brightness
-    means = images.flatten(1).float().mean(1)  # N
+    low, high = about.inputs.border
+    means = border_means(images)  # N
 
     def distance(values: torch.Tensor) -> torch.Tensor:
         return (low - values).clamp(min=0) + (values - high).clamp(min=0)
@@ -138,10 +138,11 @@ def _brightness(about: Description, names: Sequence[str], images: torch.Tensor, 
     if not is_outside.any():
         return []
     unlike, outside = [names[row] for row in is_outside.nonzero()[:, 0].tolist()], means[is_outside]
-    how = "brighter" if (outside > high).all() else "darker" if (outside < low).all() else "darker or brighter"
+    how = "a lighter" if (outside > high).all() else "a darker" if (outside < low).all() else "another"
     who = f"{some_of(unlike)} of {len(names)} pictures" if len(names) > 1 else unlike[0]
-    verb = "is" if len(unlike) == 1 else "are"
-    said = f"{who} {verb} {how} than 99 % of the training pictures, whose mean pixel is {low:.3g} to {high:.3g}"
+    verb = "has" if len(unlike) == 1 else "have"
+    said = f"{who} {verb} {how} background than 99 % of the training pictures, whose borders are {low:.3g} to "
+    said += f"{high:.3g} of 255"
     if (distance(255 - outside) < distance(outside)).float().mean() > 0.5:
         kind = "light on dark" if low + high < 255 else "dark on light"
         said += f": {'leave --invert out' if inverted else f'if those are {kind} and yours are not, add --invert'}"

@@ -74,7 +74,10 @@ def model_of(topic: Topic, content: Mapping[str, Any], path: Path) -> L.Lightnin
         CourseError: They are not those of this topic.
     """
     with _of_topic(topic, path):
-        model = topic.model(**content["hyper_parameters"])
+        settings = dict(content["hyper_parameters"])
+        if "pretrained" in settings:
+            settings["pretrained"] = False  # all weights are here, so that nothing is to be downloaded for them
+        model = topic.model(**settings)
         model.load_state_dict(content["state_dict"], assign=True)
     return model.eval()
 
@@ -88,5 +91,5 @@ def _of_topic(topic: Topic, path: Path) -> Iterator[None]:
             f"{path} is no checkpoint of {topic.name}: it has no {error}, which self.save_hyperparameters() in the "
             "__init__ of data and model would keep"
         ) from error
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise CourseError(f"{path} is no checkpoint of {topic.name}: {one_line(error)[:120]}") from error
