@@ -12,6 +12,7 @@ from benchmarks.phases import FUNCTIONS
 from torchvision.datasets import CIFAR10, FashionMNIST
 
 from dlcourse.evaluation.published import published_results
+from tests.finished import Finished
 from tests.image_sets import NOWHERE, write_fashion_mnist
 
 
@@ -167,9 +168,7 @@ def test_an_experiment_is_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
-@pytest.mark.slow
-def test_exports_in_every_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    run = exports.train("diabetes", tmp_path)
-    assert exports.seconds("diabetes", run, "safetensors", tmp_path) > 0
+def test_seconds_of_an_export(finished: Finished) -> None:
+    folder = finished.store.folder
+    assert folder
+    assert exports.seconds("height-weight", finished.run.info.run_id, "safetensors", folder.parent) > 0

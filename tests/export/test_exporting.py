@@ -192,6 +192,8 @@ def test_the_file_beside_it_says_what_the_model_takes_and_gives(trained: Callabl
         assert about["settings"]["data"]["source"] == "table"
         assert about["verified"]["batch_sizes"] == list(BATCH_SIZES)
         assert file.file.stat().st_mode & 0o777 == 0o644
+    (output,) = trained("gradient-descent").files["onnx"].as_dict()["outputs"]
+    assert output["dtype"] == "float32"  # trained in float64
 
 
 def test_pixels_go_in_and_classes_come_out_by_name(trained: Callable[[str], Trained]) -> None:

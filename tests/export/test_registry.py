@@ -211,15 +211,14 @@ def test_a_store_that_is_a_server_and_runs_without_validation_rows(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
     for seed in (0, 1):
-        settings: dict[str, Any] = {"data": {"val_fraction": 0.0}, "trainer": {"max_epochs": 1}}
-        dlcourse.train("height-weight", seed=seed, name=f"seed {seed}", **settings)
-    assert dlcourse.promote("height-weight", "seed 0").ok
-    second = dlcourse.promote("height-weight", "seed 1")
+        dlcourse.train("study-hours", seed=seed, name=f"seed {seed}", trainer={"max_epochs": 1})
+    assert dlcourse.promote("study-hours", "seed 0").ok
+    second = dlcourse.promote("study-hours", "seed 1")
     assert not second.ok
     assert "validation rows" in second.reason
-    assert dlcourse.promote("height-weight", "seed 1", force=True).ok
-    assert champion(dlcourse.open_store(), "height-weight") == (second.run_id, second.model_id, "2")
-    folder = mlflow.artifacts.download_artifacts(f"models:/{registered_name('height-weight')}@champion")
+    assert dlcourse.promote("study-hours", "seed 1", force=True).ok
+    assert champion(dlcourse.open_store(), "study-hours") == (second.run_id, second.model_id, "2")
+    folder = mlflow.artifacts.download_artifacts(f"models:/{registered_name('study-hours')}@champion")
     assert Model.load(folder).model_id == second.model_id
 
 

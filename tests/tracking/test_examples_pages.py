@@ -117,4 +117,4 @@ def test_the_model_in_five_lines_of_python(pages: Pages, monkeypatch: pytest.Mon
     exec(compile(example, "mlflow.md", "exec"), names)
     import torch
 
-    assert names["model"](torch.zeros(3, 8)).shape == (3,)  # type: ignore[operator]
+    assert names["model"](torch.zeros(3, 8)).shape == (3, 2)  # type: ignore[operator]

@@ -174,8 +174,14 @@ def source_of(store: Store, chosen: Chosen) -> Source:
         assert program is not None
         module = program
         checkpoint = _checkpoint_of(files, program, settings)
+    described = Description.of(about)
+    with torch.no_grad():
+        dtype = str(module(rows[:2]).dtype).removeprefix("torch.")  # float32, also of a model trained in float64
     description = dataclasses.replace(
-        Description.of(about), settings=settings, hyper_parameters=checkpoint.get("hyper_parameters", {})
+        described,
+        outputs=[dataclasses.replace(each, dtype=dtype) for each in described.outputs],
+        settings=settings,
+        hyper_parameters=checkpoint.get("hyper_parameters", {}),
     )
     return Source(description, module, rows, checkpoint, chosen.topic)
 
