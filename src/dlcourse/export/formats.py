@@ -111,9 +111,13 @@ def _write_pt2(source: Source, description: str, path: Path) -> None:
 
 def _write_onnx(source: Source, description: str, path: Path) -> None:
     check_onnx()
+    pooling = torch.ops.aten.adaptive_max_pool2d.default
     with _quietly():
+        exported = _program(source)
+        if any(node.target is pooling for node in exported.graph.nodes):
+            exported = exported.run_decompositions({pooling: _largest_pixels})
         program = torch.onnx.export(
-            _program(source).run_decompositions({torch.ops.aten.adaptive_max_pool2d.default: _largest_pixels}),
+            exported,
             input_names=["inputs"],
             output_names=[each.name for each in source.description.outputs],
             dynamo=True,
