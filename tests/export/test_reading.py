@@ -1,5 +1,6 @@
 """What models of unusual inputs can be asked about, and what no file is read as."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from dlcourse.errors import CourseError, SettingsError
-from dlcourse.export.description import Column, Description, Quality, Values, border_means
+from dlcourse.export.description import Column, Description, Quality, Values, border_means, usual_borders
 from dlcourse.export.reading import Inputs, read_inputs
 
 
@@ -91,3 +93,16 @@ def test_pictures_that_are_merely_unlike_are_told_without_advice(tmp_path: Path)
     (warning,) = read(described([1, 4, 4], "uint8", border=(10, 90)), tmp_path / "a.png").warnings
     assert "lighter" in warning
     assert "--invert" not in warning
+
+
+def test_all_inverted_pictures_of_fashion_mnist_have_another_background(real_data: Callable[..., Path]) -> None:
+    with safe_open(real_data("fashion-mnist.safetensors"), "pt") as file:
+        low, high = usual_borders(file.get_tensor("train_images"))
+        images = file.get_tensor("test_images")
+
+    def outside(images: torch.Tensor) -> int:
+        means = border_means(images)
+        return int(((means < low) | (means > high)).sum())
+
+    assert outside(255 - images) == len(images) == 10_000
+    assert outside(images) < 200, "1 % are expected, by the definition of the range"

@@ -167,11 +167,11 @@ def log_model(
             kept = max(2, MOST_BYTES // inputs[0].nbytes)
             np.savez_compressed(f"{folder}/model/{EXAMPLES}", inputs=inputs[:kept].numpy())
             client.log_model_artifacts(logged.model_id, f"{folder}/model")
-        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
         with stored_model(run.store, logged.model_id) as folder:
             served = mlflow.pyfunc.load_model(folder)
             is_classifier = description.kind == "classification"
             verify(module, served.predict, inputs, "mlflow.pyfunc", are_probabilities=is_classifier)
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     except BaseException:
         with suppress(MlflowException):  # if the store is unreachable, the first error says so
             client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
